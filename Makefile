@@ -1,0 +1,51 @@
+# Everything happens in .venv, made here from requirements.lock when it is missing or out of date.
+#   make test | demo | lint | format | bench | lock        PYTHON=python3.12 make test    ARGS="-k text" make test
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A copy of the lock that was installed last, so that a newer file time alone reinstalls nothing.
+STAMP := $(VENV)/installed.lock
+ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: test demo lint format bench lock FORCE
+.DEFAULT_GOAL := test
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+demo: $(STAMP)
+	@test -f gradio_seg2image.py || { echo "make demo: gradio_seg2image.py is not part of this version yet" >&2; exit 1; }
+	$(BIN)/python gradio_seg2image.py $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.sampling_step $(ARGS)
+
+# A virtual environment whose Python went away (upgraded, or the checkout was moved) counts as out of date.
+VENV_WORKS := $(BIN)/python -m pip --version >/dev/null 2>&1
+
+$(STAMP): requirements.lock $(shell $(VENV_WORKS) || echo FORCE)
+	@set -e; \
+	if $(VENV_WORKS) && cmp -s requirements.lock $@; then touch $@; exit; fi; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, not " + sys.version)'; \
+	$(VENV_WORKS) || $(PYTHON) -m venv --clear $(VENV); \
+	$(BIN)/python -m pip install --requirement requirements.lock; \
+	cp requirements.lock $@
+
+# Resolve pyproject.toml anew for every supported Python. Pins that still fit are kept. What a CUDA build of torch needs
+# beside itself is left to pip, for a CPU build needs none of it.
+lock: $(STAMP)
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --no-annotate --no-header \
+	  --output-file requirements.lock pyproject.toml
+	grep -vE '^(nvidia|cuda|triton)\b' requirements.lock > requirements.lock.new
+	mv requirements.lock.new requirements.lock
