@@ -2,8 +2,8 @@
 
 Class ``i`` is ``CLASSES[i]`` and has the colour ``PALETTE[i]``. Names and colours are those of the scene parsing
 benchmark (Zhou et al., https://arxiv.org/abs/1608.05442), as the original and mmseg list them; the stray space after
-"bed" is dropped. ``road`` and ``skyscraper`` share one colour, so a colour map cannot tell them apart, and a few classes
-differ by 5 to 10 in one channel only: keep index maps wherever the class matters.
+"bed" is dropped. ``road`` and ``skyscraper`` share one colour, so a colour map cannot tell them apart, and a few
+classes differ by 5 to 10 in one channel only: keep index maps wherever the class matters.
 """
 
 from __future__ import annotations
