@@ -49,8 +49,8 @@ def read_config(path: str | Path) -> Config:
 def build_segmentor(config: str | Path | Config) -> nn.Module:
     """Build the network of an mmseg config with random weights, for training or to load a checkpoint into.
 
-    Nothing is downloaded: ``pretrained`` weights that a config names are left out. SyncBN becomes BN, which has the same
-    parameters and results and works on one device.
+    Nothing is downloaded: ``pretrained`` weights that a config names are left out. SyncBN becomes BN, which has the
+    same parameters and results and works on one device.
 
     Args:
         config: an mmseg config, or the path of one.
@@ -88,9 +88,7 @@ def load_segmentor(
         ValueError: as ``build_segmentor``, and a network with more than 256 classes.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Default ``avg_non_ignore``"
-        )  # of the losses, which are not used here
+        warnings.filterwarnings("ignore", message="Default ``avg_non_ignore``")  # of the losses, not used here
         model = build_segmentor(config)
     if model.num_classes > 256:
         raise ValueError(f"{config.filename}: {model.num_classes} classes; index maps of 8 bits hold at most 256.")
@@ -114,10 +112,9 @@ def build_pipeline(config: Config) -> list[Any]:
     if not pipeline:
         raise ValueError(f"{config.filename}: the config has no `test_pipeline`.")
     steps = [dict(step) for step in pipeline if not step["type"].endswith("Annotations")]
-    if not steps[0]["type"].startswith("LoadImage"):
-        raise ValueError(
-            f"{config.filename}: `test_pipeline` begins with {steps[0]['type']}, not with LoadImageFromFile."
-        )
+    first = steps[0]["type"]
+    if not first.startswith("LoadImage"):
+        raise ValueError(f"{config.filename}: `test_pipeline` begins with {first}, not with LoadImageFromFile.")
     steps[0] = {"type": "LoadImageFromNDArray", "to_float32": steps[0].get("to_float32", False)}
     return [TRANSFORMS.build(step) for step in steps]
 

@@ -25,7 +25,7 @@ class UniformerDetector:
     Nothing is read before the first picture (or ``load``). One detector may serve several threads.
 
     Args:
-        checkpoint: weights that belong to the config; by default the file that the config names, in ``annotator/ckpts``.
+        checkpoint: weights that belong to the config; by default the file in ``annotator/ckpts`` that the config names.
         config: an mmseg config file, by default the original's network. The file is executed: never take its path from
             a stranger.
         device: where the network runs, by default CUDA if there is one.
