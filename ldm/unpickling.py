@@ -9,9 +9,11 @@ nothing.
 
 from __future__ import annotations
 
+import contextlib
 import pickletools
 import threading
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,8 +52,11 @@ def unpickle(path: Path, *, mmap: bool) -> Any:
 
     Raises whatever torch raises; :func:`refused_names` then says which names a file was refused for.
     """
-    with _turn, torch.serialization.safe_globals([(StandIn, name) for name in sorted(INERT_NAMES)]):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    with _turn, torch.serialization.safe_globals([(StandIn, name) for name in INERT_NAMES]):
+        if mmap:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with path.open("rb") as file:  # a path that ends in .safetensors would not be read as a pickle
+            return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def refused_names(path: Path) -> list[str]:
@@ -59,34 +64,30 @@ def refused_names(path: Path) -> list[str]:
 
     Walks through the opcodes and runs nothing; an unreadable file gives what was found before it broke.
     """
-    if zipfile.is_zipfile(path):
-        names: list[str] = []
-        with zipfile.ZipFile(path) as archive:
-            for record in (name for name in archive.namelist() if name.endswith(".pkl")):
-                with archive.open(record) as stream:
+    names: list[str] = []
+    with contextlib.suppress(Exception):  # zipfile and pickletools raise many kinds on damaged files
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for record in archive.namelist():
+                    if record.endswith(".pkl"):
+                        names += _names_in(archive.read(record))
+        else:
+            with path.open("rb") as stream:
+                for _ in range(4):  # a legacy file has its objects in the fourth
                     names += _names_in(stream)
-    else:
-        with path.open("rb") as stream:
-            names = _names_in(stream)
     return [name for name in dict.fromkeys(names) if not _is_harmless(name)]
 
 
-def _names_in(stream: IO[bytes], pickles: int = 4) -> list[str]:
-    """Every ``module.name`` in the first few pickles of a stream (a legacy file has its objects in the fourth)."""
-    names: list[str] = []
-    try:
-        for _ in range(pickles):
-            strings: list[str] = []
-            for opcode, argument, _position in pickletools.genops(stream):
-                if opcode.name in ("GLOBAL", "INST"):
-                    names.append(argument.replace(" ", ".", 1))
-                elif opcode.name == "STACK_GLOBAL" and len(strings) > 1:
-                    names.append(".".join(strings[-2:]))
-                elif isinstance(argument, str):
-                    strings.append(argument)
-    except Exception:  # pickletools raises many kinds on damaged input, and this is only the text of an error
-        pass
-    return [name.replace("__builtin__.", "builtins.", 1) for name in names]
+def _names_in(pickled: bytes | IO[bytes]) -> Iterator[str]:
+    """Every ``module.name`` that one pickle asks for."""
+    strings: list[str] = []
+    for opcode, argument, _position in pickletools.genops(pickled):
+        if opcode.name in ("GLOBAL", "INST"):
+            yield argument.replace(" ", ".", 1).replace("__builtin__.", "builtins.", 1)
+        elif opcode.name == "STACK_GLOBAL" and len(strings) > 1:
+            yield ".".join(strings[-2:])
+        elif isinstance(argument, str):
+            strings.append(argument)
 
 
 def _is_harmless(name: str) -> bool:

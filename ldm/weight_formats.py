@@ -114,7 +114,7 @@ def _stays_inside(name: object) -> bool:
 def _open_pickle(path: Path, is_zip: bool) -> tuple[dict[str, Tensor], bool]:
     try:
         # Mapping reads the stored bytes as they lie; records that someone compressed must be unpacked instead.
-        mmap = is_zip and not _is_compressed(path)
+        mmap = is_zip and path.suffix != ".safetensors" and not _is_compressed(path)
         content = unpickle(path, mmap=mmap)
     except Exception as error:  # a damaged pickle may raise nearly anything
         if names := refused_names(path):

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 PICKLE_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin")
-_GROUP_BYTES = 256 * 2**20
+_GROUPS = 16
 
 
 def read_state_dict(
@@ -41,9 +41,9 @@ def read_state_dict(
 ) -> dict[str, Tensor]:
     """Read every tensor of a weights file into memory of its own.
 
-    The file is copied group by group out of a memory map, so the peak is the size of the result plus about 256 MB, also
-    when ``dtype`` halves it (a legacy pickle cannot be mapped and is first read whole). The file may be changed or
-    deleted afterwards.
+    The file is copied in sixteen groups out of a memory map, so the peak is the size of the result and a sixteenth of
+    the file, also when ``dtype`` halves it (a legacy pickle cannot be mapped and is first read whole). The file may be
+    changed or deleted afterwards.
 
     Args:
         path: ``.ckpt``, ``.pth``, ``.safetensors`` or ``*.index.json``; a ``state_dict`` wrapper is taken off.
@@ -209,23 +209,23 @@ def _copies(
     """Copy tensors out of a file one by one; a mapping of dtypes also says which keys are wanted.
 
     Touched pages of a memory map count as the process's memory until it is unmapped. So the file is mapped anew for
-    every group of tensors: opening costs milliseconds and the pages of the last group go.
+    every group of tensors: opening costs milliseconds, and the pages of the last group go.
     """
     state, is_mapped = open_weights(path)
     version = _version(path)
     keys = [key for key in state if not isinstance(dtypes, Mapping) or key in dtypes]
+    group_bytes = sum(state[key].nbytes for key in keys) / _GROUPS
     touched = 0
     for key in keys:
-        if is_mapped and touched > _GROUP_BYTES:
-            state = tensor = copy = None  # lets go of the old map before the next one
+        if is_mapped and touched > group_bytes:
+            state = tensor = None  # lets go of the old map before the next one
             state, touched = open_weights(path)[0], 0
             if _version(path) != version:
                 raise WeightsError(f"{path}: the file was changed while it was being read; load it again")
         tensor = state.pop(key)
         touched += tensor.nbytes
         dtype = dtypes[key] if isinstance(dtypes, Mapping) else dtypes if tensor.is_floating_point() else None
-        copy = tensor.to(device=device, dtype=dtype or tensor.dtype, copy=is_mapped)
-        yield key, copy
+        yield key, tensor.to(device=device, dtype=dtype or tensor.dtype, copy=is_mapped)
 
 
 def _version(path: Path) -> tuple[int, int, int]:
