@@ -145,8 +145,16 @@ def save_state_dict(state: Mapping[str, Tensor], path: str | Path, *, progress: 
     except Exception as error:  # torch and safetensors wrap a full disk in errors of their own
         raise WeightsError(
             f"{path}: could not be saved ({size:,} bytes; {shutil.disk_usage(path.parent).free:,} are free there): "
-            f"{str(error).splitlines()[0]}. What was there before is unchanged"
+            f"{_system_error(error)}. What was there before is unchanged"
         ) from error
+
+
+def _system_error(error: BaseException) -> str:
+    """The system's own words, which torch's writer hides behind "unexpected pos"."""
+    reason: BaseException | None = error
+    while reason is not None and not isinstance(reason, OSError):
+        reason = reason.__cause__ or reason.__context__
+    return (str(reason or error) or type(error).__name__).splitlines()[0]
 
 
 def check_can_save(path: Path) -> None:
