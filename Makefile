@@ -1,5 +1,6 @@
 # Everything happens in .venv, made here from requirements.lock when it is missing or out of date.
-#   make test | demo | lint | format | bench | lock        PYTHON=python3.12 make test    ARGS="-k text" make test
+#   make test | demo | lint | format | bench | lock
+#   make test PYTHON=python3.12    make test ARGS="-k text"    make bench BENCH=sampling_step ARGS="--size 256"
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,6 +8,7 @@ BIN := $(VENV)/bin
 # A copy of the lock that was installed last, so that a newer file time alone reinstalls nothing.
 STAMP := $(VENV)/installed.lock
 ARGS ?=
+BENCH ?= sampling_step
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -29,7 +31,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.sampling_step $(ARGS)
+	$(BIN)/python -m benchmarks.$(BENCH) $(ARGS)
 
 # A virtual environment whose Python went away (upgraded, or the checkout was moved) counts as out of date.
 VENV_WORKS := $(BIN)/python -m pip --version >/dev/null 2>&1

@@ -1,0 +1,229 @@
+"""One guided DDIM step with control at SD 1.5 size: this project against diffusers.
+
+    python -m benchmarks.sampling_step --size 256 512 --dtype fp32 --device cpu
+
+Both sides hold the same random weights (860 M in the UNet, 361 M in the control copy, no layer left at zero), take the
+same latents and text, and must agree before they are timed. They take turns in one process; the median counts. A
+step is what a sampler repeats: control copy and UNet on the conditional and the unconditional half in one batch,
+guidance, the DDIM update. Ours is timed inside `DDIMSampler.sample`, from one callback to the next; the hint's
+embedding, which ours computes once per sampling, lies before the first. diffusers' step is the loop of its
+StableDiffusionControlNetPipeline, eager, which embeds the hint in every step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from benchmarks.measure import interleaved, machine, median, peak_memory, synchronize, weight_bytes
+from ldm.torchvision_ops import declare_missing_ops
+
+declare_missing_ops()
+
+from diffusers import ControlNetModel, DDIMScheduler, UNet2DConditionModel  # noqa: E402
+from diffusers.loaders.single_file_utils import (  # noqa: E402
+    convert_controlnet_checkpoint,
+    convert_ldm_unet_checkpoint,
+)
+
+from cldm.cldm import ControlLDM  # noqa: E402
+from ldm.models.diffusion.ddim import DDIMSampler  # noqa: E402
+from ldm.util import instantiate_from_config  # noqa: E402
+
+CONFIG = Path(__file__).resolve().parent.parent / "models" / "cldm_v15.yaml"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Allowed relative difference of the two sides' first predictions.
+TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 3e-2}
+SCALE = 9.0
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What both sides start from; a batch of one picture."""
+
+    latent: Tensor  # float32 [1, 4, size / 8, size / 8]
+    hint: Tensor  # [1, 3, size, size] in [0, 1]
+    text: Tensor  # [1, 77, D]
+    empty_text: Tensor  # [1, 77, D]
+
+    @classmethod
+    def random(cls, size: int, text_width: int, device: torch.device, dtype: torch.dtype) -> Inputs:
+        if size % 64:
+            raise ValueError(f"--size must be a multiple of 64, got {size}")
+        generator = torch.Generator().manual_seed(0)
+        latent = torch.randn(1, 4, size // 8, size // 8, generator=generator).to(device)
+        hint = torch.rand(1, 3, size, size, generator=generator).to(device, dtype)
+        text, empty_text = torch.randn(2, 1, 77, text_width, generator=generator).to(device, dtype)
+        return cls(latent, hint, text, empty_text)
+
+
+def random_model(config: DictConfig, device: torch.device, dtype: torch.dtype) -> ControlLDM:
+    """`config`'s model with random weights, without VAE and text encoder, which no step needs."""
+    config = config.copy()
+    config.params.first_stage_config = config.params.cond_stage_config = {"target": "torch.nn.Identity"}
+    torch.manual_seed(0)
+    model = instantiate_from_config(config).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        if not parameter.any():  # zero convolutions and the like: zeros would hide what they do
+            parameter.normal_(std=0.02)
+    return model.to(device, dtype)
+
+
+class Peer:
+    """diffusers' ControlNet pipeline around the very same tensors."""
+
+    def __init__(self, config: DictConfig, ours: ControlLDM, device: torch.device):
+        self.device = device
+        unet = config.params.unet_config.params
+        sizes = {
+            "block_out_channels": [unet.model_channels * factor for factor in unet.channel_mult],
+            "layers_per_block": unet.num_res_blocks,
+            "cross_attention_dim": unet.context_dim,
+            "attention_head_dim": unet.num_heads,  # diffusers' old name for the number of heads
+        }
+        with torch.device("meta"):
+            self.unet = UNet2DConditionModel(**sizes).eval()
+            self.controlnet = ControlNetModel(**sizes).eval()
+        state = ours.state_dict()
+        self.unet.load_state_dict(convert_ldm_unet_checkpoint(state, self.unet.config), assign=True)
+        self.controlnet.load_state_dict(convert_controlnet_checkpoint(state, self.controlnet.config), assign=True)
+        self.scheduler = DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+        )
+
+    def predict(self, latents: Tensor, t: Tensor, texts: Tensor, hints: Tensor) -> Tensor:
+        down, middle = self.controlnet(
+            latents, t, encoder_hidden_states=texts, controlnet_cond=hints, conditioning_scale=1.0, return_dict=False
+        )
+        return self.unet(
+            latents,
+            t,
+            encoder_hidden_states=texts,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+            return_dict=False,
+        )[0]
+
+    def sample(self, inputs: Inputs, steps: int) -> list[float]:
+        """Moments at which each step of a run was done."""
+        self.scheduler.set_timesteps(max(steps, 20), device=self.device)
+        texts = torch.cat([inputs.empty_text, inputs.text])
+        hints = torch.cat([inputs.hint] * 2)
+        latent, done = inputs.latent.to(self.unet.dtype), []
+        for t in self.scheduler.timesteps[:steps]:
+            pair = self.scheduler.scale_model_input(torch.cat([latent] * 2), t)
+            without, with_text = self.predict(pair, t, texts, hints).chunk(2)
+            latent = self.scheduler.step(without + SCALE * (with_text - without), t, latent, return_dict=False)[0]
+            synchronize(self.device)
+            done.append(time.perf_counter())
+        return done
+
+
+class Ours:
+    """`DDIMSampler.sample`, as every front end calls it."""
+
+    def __init__(self, model: ControlLDM, device: torch.device):
+        self.model, self.sampler, self.device = model, DDIMSampler(model), device
+
+    def predict(self, latents: Tensor, t: Tensor, texts: Tensor, hints: Tensor) -> Tensor:
+        cond = {"c_concat": [hints], "c_crossattn": [texts]}
+        return self.model.apply_model(latents, t.expand(len(latents)), cond)
+
+    def sample(self, inputs: Inputs, steps: int) -> list[float]:
+        """Moments at which each step of a run was done."""
+        done = []
+
+        def note(_predicted: Tensor, _step: int) -> None:
+            synchronize(self.device)
+            done.append(time.perf_counter())
+
+        self.sampler.sample(
+            steps,
+            1,
+            tuple(inputs.latent.shape[1:]),
+            {"c_concat": [inputs.hint], "c_crossattn": [inputs.text]},
+            x_T=inputs.latent,
+            eta=0.0,
+            unconditional_guidance_scale=SCALE,
+            unconditional_conditioning={"c_concat": [inputs.hint], "c_crossattn": [inputs.empty_text]},
+            img_callback=note,
+            verbose=False,
+        )
+        return done
+
+
+def step_seconds(sample: Callable[[Inputs, int], list[float]], inputs: Inputs, steps: int = 2) -> float:
+    """Seconds of one step: a run of ``steps + 1``, of which the first is left out."""
+    done = sample(inputs, steps + 1)
+    return (done[-1] - done[0]) / steps
+
+
+@torch.inference_mode()
+def check_agreement(ours: Ours, peer: Peer, inputs: Inputs) -> float:
+    """Relative difference of the two predictions; raises where it is more than rounding."""
+    latents = torch.cat([inputs.latent] * 2).to(inputs.text.dtype)
+    arguments = (latents, torch.tensor(501, device=latents.device), torch.cat([inputs.empty_text, inputs.text]))
+    hints = torch.cat([inputs.hint] * 2)
+    a, b = ours.predict(*arguments, hints).float(), peer.predict(*arguments, hints).float()
+    difference = float((a - b).norm() / b.norm())
+    if not difference <= TOLERANCES[latents.dtype]:
+        raise RuntimeError(f"the two sides differ by {difference:.2e}: their times cannot be compared")
+    return difference
+
+
+@torch.inference_mode()
+def compare(ours: Ours, peer: Peer, inputs: Inputs, repeats: int) -> None:
+    """Time both sides on the same inputs, and print it."""
+    size, device = inputs.hint.shape[-1], inputs.hint.device
+    difference = check_agreement(ours, peer, inputs)
+    sides = {"ours": ours, "diffusers": peer}
+    peaks = {}
+    for name, side in sides.items():  # also warms up
+        with peak_memory(device) as memory:
+            step_seconds(side.sample, inputs, steps=1)
+        peaks[name] = memory.peak
+    times = interleaved({name: lambda s=side: step_seconds(s.sample, inputs) for name, side in sides.items()}, repeats)
+    for name in sides:
+        spread = f"{min(times[name]):.3f} to {max(times[name]):.3f}"
+        working = f"{peaks[name] / 2**20:.0f} MiB beside the weights"
+        print(f"{size:5} {name:10} {median(times[name]):7.3f} s a step ({spread}), at most {working}")
+    ratio = median(times["diffusers"]) / median(times["ours"])
+    print(f"{size:5} ratio      {ratio:7.2f} x, outputs differ by {difference:.1e}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, nargs="+", default=[256, 512], help="side of the picture, in pixels")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of two steps for each side")
+    parser.add_argument("--threads", type=int, help="of torch on a CPU")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    device, dtype = torch.device(arguments.device), DTYPES[arguments.dtype]
+
+    config = OmegaConf.load(CONFIG).model
+    model = random_model(config, device, dtype)
+    ours, peer = Ours(model, device), Peer(config, model, device)
+    print(f"One guided step with control, SD 1.5, {arguments.dtype}, batch 1 x 2\n{machine(device)}")
+    print(f"weights of either side: {weight_bytes(peer.unet, peer.controlnet) / 2**20:.0f} MiB")
+    for size in arguments.size:
+        text_width = config.params.unet_config.params.context_dim
+        compare(ours, peer, Inputs.random(size, text_width, device, dtype), arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The benchmark compares like with like: at small size, our step and diffusers' are the same numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+pytest.importorskip("diffusers", reason="the peer is not installed (extra `bench`)")
+
+from benchmarks.measure import interleaved, peak_memory
+from benchmarks.sampling_step import CONFIG, Inputs, Ours, Peer, check_agreement, random_model, step_seconds
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def sides():
+    config = OmegaConf.load(CONFIG).model
+    for part in (config.params.unet_config.params, config.params.control_stage_config.params):
+        part.update(model_channels=32, num_res_blocks=1, context_dim=24, num_heads=4)
+    model = random_model(config, CPU, torch.float32)
+    return Ours(model, CPU), Peer(config, model, CPU)
+
+
+def test_ours_and_diffusers_predict_the_same_from_the_same_tensors(sides):
+    inputs = Inputs.random(64, 24, CPU, torch.float32)
+    assert check_agreement(*sides, inputs) < 1e-5
+
+
+def test_a_changed_weight_is_noticed(sides):
+    ours, peer = sides
+    inputs = Inputs.random(64, 24, CPU, torch.float32)
+    weight = peer.controlnet.controlnet_mid_block.weight
+    kept = weight.detach().clone()
+    try:
+        peer.controlnet.controlnet_mid_block.weight = torch.nn.Parameter(kept * 1.5)
+        with pytest.raises(RuntimeError, match="differ"):
+            check_agreement(ours, peer, inputs)
+    finally:
+        peer.controlnet.controlnet_mid_block.weight = weight
+
+
+def test_both_sides_report_the_time_of_a_step(sides):
+    inputs = Inputs.random(64, 24, CPU, torch.float32)
+    times = interleaved({str(i): lambda s=side: step_seconds(s.sample, inputs, 1) for i, side in enumerate(sides)}, 2)
+    assert [len(t) for t in times.values()] == [2, 2]
+    assert all(0 < t < 60 for side in times.values() for t in side)
+
+
+def test_peak_memory_sees_what_was_held_and_released():
+    with peak_memory(CPU) as memory:
+        torch.ones(64 * 2**20 // 4).sum()
+    if memory.peak == 0:
+        pytest.skip("this system does not tell a process its peak memory")
+    assert 60 * 2**20 < memory.peak < 200 * 2**20
