@@ -1,0 +1,369 @@
+"""ControlNet: a locked UNet, and a trainable copy of its encoder that steers it through zero convolutions.
+
+Sources: "Adding Conditional Control to Text-to-Image Diffusion Models" (arXiv 2302.05543), and cldm/cldm.py of the
+original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.image_log import log_latent_images
+from ldm.modules.diffusionmodules.openaimodel import (
+    TimestepEmbedSequential,
+    UNetModel,
+    UNetPlan,
+    build_input_blocks,
+    build_middle_block,
+    build_time_embed,
+)
+from ldm.modules.diffusionmodules.util import conv_nd, timestep_embedding, zero_module
+from ldm.util import instantiate_from_config
+
+
+class ControlledUnetModel(UNetModel):
+    """Stable Diffusion's UNet, whose decoder also takes the control copy's outputs."""
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
+        control: Sequence[torch.Tensor] | None = None,
+        only_mid_control: bool = False,
+        **kwargs,
+    ) -> torch.Tensor:
+        """Predict from a noisy latent.
+
+        The encoder never takes a gradient: it is locked, and only the decoder lies behind the control.
+
+        Args:
+            x: ``[B, in_channels, H, W]``.
+            timesteps: ``[B]``.
+            context: text embedding ``[B, M, context_dim]``.
+            control: `ControlNet`'s outputs, one for each skip connection and the last for the middle block, or None.
+                With fewer than B rows they steer the first rows only. The list is not changed.
+            only_mid_control: use only the last.
+
+        Returns:
+            ``[B, out_channels, H, W]``, in the type of ``x``.
+        """
+        with torch.no_grad():
+            emb = self.embed_time(timesteps)
+            h, skips = self.encode(x, emb, context)
+        if control is not None:
+            *skip_controls, middle_control = control
+            h = _add_control(h, middle_control)
+            if not only_mid_control:
+                skips = [_add_control(skip, extra) for skip, extra in zip(skips, skip_controls, strict=True)]
+        return self.decode(h, reversed(skips), emb, context).to(x.dtype)
+
+
+def _add_control(h: torch.Tensor, control: torch.Tensor) -> torch.Tensor:
+    """``h + control``, where control may cover the first rows of the batch only."""
+    steered = control.shape[0]
+    if steered == h.shape[0]:
+        return h + control
+    return torch.cat([h[:steered] + control, h[steered:]])
+
+
+class ControlNet(nn.Module):
+    """The trainable copy: the UNet's encoder, a small network for the hint, and a zero convolution at every output.
+
+    Args:
+        hint_channels: channels of the control picture, 3 for RGB.
+        others: as in `UNetModel`.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        in_channels: int,
+        model_channels: int,
+        hint_channels: int,
+        num_res_blocks: int | Sequence[int],
+        attention_resolutions: Sequence[int],
+        dropout: float = 0,
+        channel_mult: Sequence[int] = (1, 2, 4, 8),
+        conv_resample: bool = True,
+        dims: int = 2,
+        use_checkpoint: bool = False,
+        use_fp16: bool = False,
+        num_heads: int = -1,
+        num_head_channels: int = -1,
+        num_heads_upsample: int = -1,
+        use_scale_shift_norm: bool = False,
+        resblock_updown: bool = False,
+        use_new_attention_order: bool = False,
+        use_spatial_transformer: bool = False,
+        transformer_depth: int = 1,
+        context_dim: int | Sequence[int] | None = None,
+        n_embed: int | None = None,
+        legacy: bool = True,
+        disable_self_attentions: Sequence[bool] | None = None,
+        num_attention_blocks: Sequence[int] | None = None,
+        disable_middle_self_attn: bool = False,
+        use_linear_in_transformer: bool = False,
+    ):
+        super().__init__()
+        plan = UNetPlan(
+            in_channels=in_channels,
+            model_channels=model_channels,
+            num_res_blocks=num_res_blocks,
+            attention_resolutions=attention_resolutions,
+            dropout=dropout,
+            channel_mult=channel_mult,
+            conv_resample=conv_resample,
+            dims=dims,
+            use_checkpoint=use_checkpoint,
+            num_heads=num_heads,
+            num_head_channels=num_head_channels,
+            use_scale_shift_norm=use_scale_shift_norm,
+            resblock_updown=resblock_updown,
+            use_new_attention_order=use_new_attention_order,
+            use_spatial_transformer=use_spatial_transformer,
+            transformer_depth=transformer_depth,
+            context_dim=context_dim,
+            disable_self_attentions=disable_self_attentions,
+            num_attention_blocks=num_attention_blocks,
+            disable_middle_self_attn=disable_middle_self_attn,
+            use_linear_in_transformer=use_linear_in_transformer,
+        )
+        self.dims = dims
+        self.model_channels = model_channels
+        self.hint_channels = hint_channels
+
+        self.time_embed = build_time_embed(plan)
+        self.input_blocks, widths = build_input_blocks(plan)
+        self.zero_convs = nn.ModuleList(self.make_zero_conv(width) for width in widths)
+        self.input_hint_block = self._make_hint_block()
+        self.middle_block = build_middle_block(plan, widths[-1])
+        self.middle_block_out = self.make_zero_conv(widths[-1])
+
+    def make_zero_conv(self, channels: int) -> TimestepEmbedSequential:
+        """A 1x1 convolution that starts at 0, so that training begins with the unsteered model."""
+        return TimestepEmbedSequential(zero_module(conv_nd(self.dims, channels, channels, 1)))
+
+    def _make_hint_block(self) -> TimestepEmbedSequential:
+        """``[B, hint_channels, 8H, 8W] -> [B, model_channels, H, W]``: from pixels to the latent's size."""
+        widths_and_strides = [(16, 1), (16, 1), (32, 2), (32, 1), (96, 2), (96, 1), (256, 2)]
+        channels, layers = self.hint_channels, []
+        for width, stride in widths_and_strides:
+            layers += [conv_nd(self.dims, channels, width, 3, padding=1, stride=stride), nn.SiLU()]
+            channels = width
+        layers.append(zero_module(conv_nd(self.dims, channels, self.model_channels, 3, padding=1)))
+        return TimestepEmbedSequential(*layers)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights, which inputs are cast to."""
+        return self.input_blocks[0][0].weight.dtype
+
+    def embed_hint(self, hint: torch.Tensor) -> torch.Tensor:
+        """Hint ``[B, hint_channels, 8H, 8W]`` in [0, 1] -> ``[B, model_channels, H, W]``; no time step enters here."""
+        if hint.ndim != 4 or hint.shape[1] != self.hint_channels:
+            raise ValueError(f"got a hint of shape {tuple(hint.shape)}; expected [B, {self.hint_channels}, H, W]")
+        return self.input_hint_block(hint.to(self.dtype), None)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        hint: torch.Tensor | None,
+        timesteps: torch.Tensor,
+        context: torch.Tensor,
+        hint_embedding: torch.Tensor | None = None,
+        **kwargs,
+    ) -> list[torch.Tensor]:
+        """Outputs to be added to the UNet's skip connections, from first to last, and then to its middle block.
+
+        Args:
+            x: noisy latent ``[B, in_channels, H, W]``.
+            hint: ``[B, hint_channels, 8H, 8W]`` in [0, 1].
+            timesteps: ``[B]``.
+            context: text embedding ``[B, M, context_dim]``.
+            hint_embedding: `embed_hint`'s result, where it is there already; ``hint`` may then be None.
+        """
+        guided = self.embed_hint(hint) if hint_embedding is None else hint_embedding  # [B, model_channels, H, W]
+        emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(self.dtype))
+        h, context = x.to(self.dtype), context.to(self.dtype)
+        if guided.shape[-2:] != h.shape[-2:]:
+            raise ValueError(
+                f"the hint gives {tuple(guided.shape[-2:])} and the latent is {tuple(h.shape[-2:])}: "
+                "the hint's sides must be 8 times the latent's"
+            )
+        outputs = []
+        for block, zero_conv in zip(self.input_blocks, self.zero_convs, strict=True):
+            h = block(h, emb, context)  # [B, C, H / 2^level, W / 2^level]
+            if not outputs:
+                h = h + guided
+            outputs.append(zero_conv(h, emb, context))
+        h = self.middle_block(h, emb, context)
+        outputs.append(self.middle_block_out(h, emb, context))
+        return outputs
+
+
+class ControlLDM(LatentDiffusion):
+    """Latent diffusion with a control copy.
+
+    Args:
+        control_stage_config: YAML node of the `ControlNet`.
+        control_key: key of the hint in a batch, ``[B, H, W, C]`` in [0, 1].
+        only_mid_control: feed only the middle block's control to the UNet.
+
+    Attributes:
+        control_scales: a factor for each of the control copy's outputs (13 for Stable Diffusion). A condition may carry
+            its own under the key "control_scales", which two requests on one model need.
+        sd_locked: train the control copy alone; False trains the UNet's decoder too.
+    """
+
+    def __init__(
+        self,
+        control_stage_config: Mapping[str, Any],
+        control_key: str,
+        only_mid_control: bool,
+        *args,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.control_model = instantiate_from_config(control_stage_config)
+        self.control_key = control_key
+        self.only_mid_control = only_mid_control
+        self.control_scales = [1.0] * (len(self.control_model.zero_convs) + 1)
+        self.sd_locked = True
+
+    @torch.no_grad()
+    def get_input(
+        self, batch: Mapping[str, Any], k: str, bs: int | None = None, *args, **kwargs
+    ) -> tuple[torch.Tensor, dict[str, list[torch.Tensor]]]:
+        """A batch from the loader -> latents ``[B, 4, H/8, W/8]`` and the condition.
+
+        Args:
+            batch: ``jpg [B, H, W, 3]`` in [-1, 1], ``hint [B, H, W, 3]`` in [0, 1], ``txt`` B strings.
+            k: ignored as in the original, which reads the model's ``first_stage_key``.
+            bs: take so many items only.
+        """
+        latent, context = super().get_input(batch, self.first_stage_key, *args, bs=bs, **kwargs)
+        hint = torch.as_tensor(batch[self.control_key])[:bs].to(self.device)
+        hint = hint.permute(0, 3, 1, 2).to(memory_format=torch.contiguous_format).float()  # [B, 3, H, W]
+        return latent, {"c_crossattn": [context], "c_concat": [hint]}
+
+    def apply_model(
+        self, x_noisy: torch.Tensor, t: torch.Tensor, cond: Mapping[str, Any], *args, **kwargs
+    ) -> torch.Tensor:
+        """The steered UNet's output for noisy latents ``[B, 4, h, w]`` at time steps ``[B]``.
+
+        Args:
+            cond: ``c_crossattn``: list of text embeddings ``[B, M, D]``; ``c_concat``: list of hints ``[B, 3, 8h, 8w]``
+                in [0, 1], or None for no control. Hints with fewer than B rows steer the first rows only. Optional:
+                ``control_scales``, and ``hint_embedding`` as `prepare_condition` adds it.
+        """
+        context = torch.cat(list(cond["c_crossattn"]), dim=1)
+        control = None
+        if cond.get("c_concat") is not None:
+            control = self._control(x_noisy, t, context, cond)
+        unet = self.model.diffusion_model
+        return unet(x=x_noisy, timesteps=t, context=context, control=control, only_mid_control=self.only_mid_control)
+
+    def _control(
+        self, x_noisy: torch.Tensor, t: torch.Tensor, context: torch.Tensor, cond: Mapping[str, Any]
+    ) -> list[torch.Tensor]:
+        """The control copy's outputs, scaled."""
+        hint = torch.cat(list(cond["c_concat"]), dim=1)
+        rows = hint.shape[0]
+        if rows > x_noisy.shape[0]:
+            raise ValueError(f"got {rows} hints for a batch of {x_noisy.shape[0]} latents; expected as many or fewer")
+        control = self.control_model(
+            x=x_noisy[:rows],
+            hint=hint,
+            timesteps=t[:rows],
+            context=context[:rows],
+            hint_embedding=cond.get("hint_embedding"),
+        )
+        scales = cond.get("control_scales")
+        scales = self.control_scales if scales is None else scales
+        if len(scales) < len(control):
+            raise ValueError(f"got {len(scales)} control scales; expected {len(control)}, one for each output")
+        # More scales than outputs are fine: scripts set 13, also for smaller models.
+        return [output * scale for output, scale in zip(control, scales, strict=False)]
+
+    def prepare_condition(self, cond: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Add what stays the same over a whole sampling: the embedding of the hint."""
+        if cond.get("c_concat") is None or "hint_embedding" in cond:
+            return cond
+        return {**cond, "hint_embedding": self.control_model.embed_hint(torch.cat(list(cond["c_concat"]), dim=1))}
+
+    @torch.no_grad()
+    def log_images(
+        self,
+        batch: Mapping[str, Any],
+        N: int = 4,
+        n_row: int = 2,
+        sample: bool = False,
+        ddim_steps: int = 50,
+        ddim_eta: float = 0.0,
+        return_keys: Sequence[str] | None = None,
+        quantize_denoised: bool = True,
+        inpaint: bool = True,
+        plot_denoise_rows: bool = False,
+        plot_progressive_rows: bool = True,
+        plot_diffusion_rows: bool = False,
+        unconditional_guidance_scale: float = 9.0,
+        unconditional_guidance_label: str | None = None,
+        use_ema_scope: bool = True,
+        **kwargs,
+    ) -> dict[str, torch.Tensor]:
+        """Pictures that show how training goes, float ``[B, 3, H, W]`` in [-1, 1], by name.
+
+        Args:
+            N: at most so many items of the batch.
+            n_row: at most so many of them in diffusion rows.
+            sample: also sample without guidance.
+            ddim_steps, ddim_eta: of the sampler.
+            return_keys: only these pictures.
+            plot_denoise_rows: with ``sample``, also the way from noise to picture.
+            plot_diffusion_rows: also the way from picture to noise.
+            unconditional_guidance_scale: above 1, samples with guidance are made, named after the scale.
+            use_ema_scope: sample with the averaged weights, where there are any.
+            quantize_denoised, inpaint, plot_progressive_rows, unconditional_guidance_label: kept from the original,
+                which never used them.
+        """
+        latent, cond = self.get_input(batch, self.first_stage_key, bs=N)
+        captions = list(batch[self.cond_stage_key])[:N]
+        log = {"control": cond["c_concat"][0] * 2.0 - 1.0}
+        log |= log_latent_images(
+            self,
+            latent,
+            cond,
+            captions,
+            ddim_steps=ddim_steps,
+            ddim_eta=ddim_eta,
+            diffusion_rows=min(n_row, len(latent)) if plot_diffusion_rows else 0,
+            sample=sample,
+            plot_denoise_rows=plot_denoise_rows,
+            guidance_scale=unconditional_guidance_scale,
+            use_ema_scope=use_ema_scope,
+        )
+        return {name: log[name] for name in return_keys if name in log} if return_keys else log
+
+    def unconditional_like(self, cond: Mapping[str, Any]) -> dict[str, Any]:
+        """The empty prompt, with the same hint."""
+        rows = len(cond["c_crossattn"][0])
+        return {"c_concat": cond["c_concat"], "c_crossattn": [self.get_unconditional_conditioning(rows)]}
+
+    def trained_modules(self) -> list[nn.Module]:
+        """What `configure_optimizers` trains: the control copy, and where SD is not locked the UNet's decoder."""
+        unet = self.model.diffusion_model
+        return [self.control_model] + ([] if self.sd_locked else [unet.output_blocks, unet.out])
+
+    def low_vram_shift(self, is_diffusing: bool) -> None:
+        """Keep on the accelerator only what the next stage needs: UNet and control copy, or VAE and text encoder."""
+        device = next((p.device for p in self.parameters() if p.device.type != "cpu"), torch.device("cpu"))
+        for module in (self.model, self.control_model):
+            module.to(device if is_diffusing else "cpu")
+        for module in (self.first_stage_model, self.cond_stage_model):
+            module.to("cpu" if is_diffusing else device)

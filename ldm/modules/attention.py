@@ -1,0 +1,220 @@
+"""The transformer inside Stable Diffusion's UNet.
+
+Sources: latent diffusion (arXiv 2112.10752), GEGLU (2002.05202), and ldm/modules/attention.py of the original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ldm.modules.diffusionmodules.util import checkpoint as run_checkpointed
+from ldm.modules.diffusionmodules.util import zero_module
+from ldm.util import default
+
+
+class GEGLU(nn.Module):
+    """Linear layer with a GELU gate: ``[..., dim_in] -> [..., dim_out]``."""
+
+    def __init__(self, dim_in: int, dim_out: int):
+        super().__init__()
+        self.proj = nn.Linear(dim_in, dim_out * 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers around a nonlinearity: ``[..., dim] -> [..., dim_out]``.
+
+    Args:
+        mult: the hidden layer has ``mult * dim`` channels.
+        glu: gate the hidden layer (`GEGLU`) instead of a plain GELU.
+    """
+
+    def __init__(self, dim: int, dim_out: int | None = None, mult: int = 4, glu: bool = False, dropout: float = 0.0):
+        super().__init__()
+        hidden = int(dim * mult)
+        project_in = GEGLU(dim, hidden) if glu else nn.Sequential(nn.Linear(dim, hidden), nn.GELU())
+        self.net = nn.Sequential(project_in, nn.Dropout(dropout), nn.Linear(hidden, default(dim_out, dim)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slice_size: int | None = None) -> torch.Tensor:
+    """softmax(q k^T / sqrt(d)) v for ``[B, heads, N, d]``.
+
+    Args:
+        slice_size: None for one call; else so many heads of the whole batch at a time, for little memory: no more than
+            ``slice_size`` matrices of N x M scores can exist at once, whichever kernel torch takes.
+    """
+    if slice_size is None:
+        return F.scaled_dot_product_attention(query, key, value)
+    if slice_size < 1:
+        raise ValueError(f"got a slice size of {slice_size} for attention; expected 1 or more, or None for no slices")
+    flat = [tensor.flatten(0, 1).split(slice_size) for tensor in (query, key, value)]  # [slice, N, d] each
+    slices = [F.scaled_dot_product_attention(q[None], k[None], v[None])[0] for q, k, v in zip(*flat, strict=True)]
+    return torch.cat(slices).view(*query.shape[:-1], value.shape[-1])
+
+
+def set_attention_slice(model: nn.Module, slice_size: int | None) -> None:
+    """Let every attention layer of ``model`` work on so many heads at a time; None is all at once (the default)."""
+    for module in model.modules():
+        if hasattr(module, "slice_size"):
+            module.slice_size = slice_size
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from ``x`` to ``context``, or to itself where there is none.
+
+    Shapes: x ``[B, N, query_dim]``, context ``[B, M, context_dim]`` -> ``[B, N, query_dim]``.
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        context_dim: int | None = None,
+        heads: int = 8,
+        dim_head: int = 64,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        inner_dim = dim_head * heads
+        context_dim = default(context_dim, query_dim)
+        self.heads = heads
+        self.slice_size: int | None = None
+        self.to_q = nn.Linear(query_dim, inner_dim, bias=False)
+        self.to_k = nn.Linear(context_dim, inner_dim, bias=False)
+        self.to_v = nn.Linear(context_dim, inner_dim, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(inner_dim, query_dim), nn.Dropout(dropout))
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        context = default(context, x)
+        q, k, v = (self._split_heads(tensor) for tensor in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        out = attend(q, k, v, self.slice_size)  # [B, heads, N, d]
+        return self.to_out(out.transpose(1, 2).flatten(2))  # [B, N, query_dim]
+
+    def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
+        """``[B, N, heads * d] -> [B, heads, N, d]``."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class BasicTransformerBlock(nn.Module):
+    """Self-attention, cross-attention and feed-forward, each with its norm and residual: ``[B, N, dim]`` both ways.
+
+    Args:
+        context_dim: channels of the text embedding; None makes the second attention a self-attention.
+        disable_self_attn: the first attention, too, looks at the context.
+        checkpoint: compute activations again in the backward pass.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        n_heads: int,
+        d_head: int,
+        dropout: float = 0.0,
+        context_dim: int | None = None,
+        gated_ff: bool = True,
+        checkpoint: bool = True,
+        disable_self_attn: bool = False,
+    ):
+        super().__init__()
+        self.disable_self_attn = disable_self_attn
+        self.checkpoint = checkpoint
+        first_context_dim = context_dim if disable_self_attn else None
+        self.attn1 = CrossAttention(dim, first_context_dim, heads=n_heads, dim_head=d_head, dropout=dropout)
+        self.ff = FeedForward(dim, dropout=dropout, glu=gated_ff)
+        self.attn2 = CrossAttention(dim, context_dim, heads=n_heads, dim_head=d_head, dropout=dropout)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        return run_checkpointed(self._forward, (x, context), (), self.checkpoint and self.training)
+
+    def _forward(self, x: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+        x = x + self.attn1(self.norm1(x), context if self.disable_self_attn else None)
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the pixels of a feature map: ``[B, C, H, W]`` both ways, with a residual.
+
+    Args:
+        in_channels: C.
+        depth: number of blocks.
+        context_dim: channels of the text embedding: one number for all blocks, or one for each.
+        disable_self_attn: as in `BasicTransformerBlock`: one flag for all blocks, or one for each.
+        use_linear: project with linear layers (SD 2.x) instead of 1x1 convolutions (SD 1.x).
+        use_checkpoint: compute activations again in the backward pass.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        n_heads: int,
+        d_head: int,
+        depth: int = 1,
+        dropout: float = 0.0,
+        context_dim: int | Sequence[int] | None = None,
+        disable_self_attn: bool | Sequence[bool] = False,
+        use_linear: bool = False,
+        use_checkpoint: bool = True,
+    ):
+        super().__init__()
+        inner_dim = n_heads * d_head
+        context_dims = _one_per_block(context_dim, depth, "context_dim")
+        without_self_attention = _one_per_block(disable_self_attn, depth, "disable_self_attn")
+        self.in_channels = in_channels
+        self.use_linear = use_linear
+        self.norm = nn.GroupNorm(32, in_channels, eps=1e-6)
+        self.proj_in = nn.Linear(in_channels, inner_dim) if use_linear else nn.Conv2d(in_channels, inner_dim, 1)
+        self.transformer_blocks = nn.ModuleList(
+            BasicTransformerBlock(
+                inner_dim,
+                n_heads,
+                d_head,
+                dropout=dropout,
+                context_dim=context_dims[i],
+                disable_self_attn=without_self_attention[i],
+                checkpoint=use_checkpoint,
+            )
+            for i in range(depth)
+        )
+        self.proj_out = zero_module(
+            nn.Linear(inner_dim, in_channels) if use_linear else nn.Conv2d(inner_dim, in_channels, 1)
+        )
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor | Sequence[torch.Tensor] | None = None) -> torch.Tensor:
+        """x ``[B, C, H, W]``; context ``[B, M, context_dim]``, or a list with one such tensor for each block."""
+        height, width = x.shape[-2:]
+        contexts = context if isinstance(context, list | tuple) else [context] * len(self.transformer_blocks)
+        h = self.norm(x)  # [B, C, H, W]
+        if not self.use_linear:
+            h = self.proj_in(h)  # [B, inner, H, W]
+        h = h.permute(0, 2, 3, 1).flatten(1, 2)  # [B, HW, C or inner]
+        if self.use_linear:
+            h = self.proj_in(h)  # [B, HW, inner]
+        for block, block_context in zip(self.transformer_blocks, contexts, strict=True):
+            h = block(h, context=block_context)  # [B, HW, inner]
+        if self.use_linear:
+            h = self.proj_out(h)  # [B, HW, C]
+        h = h.unflatten(1, (height, width)).permute(0, 3, 1, 2)  # [B, C or inner, H, W], channels last in memory
+        if not self.use_linear:
+            h = self.proj_out(h)  # [B, C, H, W]
+        return h + x
+
+
+def _one_per_block(value: object, depth: int, name: str) -> list:
+    """A list of ``depth`` values from one value or a sequence (a YAML list counts as one)."""
+    values = list(value) if isinstance(value, Sequence) else [value] * depth
+    if len(values) != depth:
+        raise ValueError(f"got {len(values)} values for {name}; expected one for each of {depth} transformer blocks")
+    return values

@@ -1,0 +1,264 @@
+"""Text encoders: CLIP of SD 1.x and OpenCLIP of SD 2.x, built without any download.
+
+Architectures come from known configurations, weights from the checkpoint, the tokenizer from open_clip_torch.
+Source: ldm/modules/encoders/modules.py of the original, and its cldm/hack.py for long prompts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ldm.modules.encoders.tokenizer import clip_tokenizer
+from ldm.torchvision_ops import declare_missing_ops
+
+logger = logging.getLogger(__name__)
+
+VIT_L_14 = {
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 77,
+    "projection_dim": 768,
+    "hidden_act": "quick_gelu",
+}
+"""Text part of openai/clip-vit-large-patch14, fields of ``transformers.CLIPTextConfig``."""
+
+CHUNKS = 3
+"""Long prompts are encoded in so many chunks, as the original's ``hack_everything`` does."""
+
+
+class AbstractEncoder(nn.Module):
+    """What the text encoders have in common.
+
+    Args:
+        layer: which output is the embedding.
+        layers: the outputs that the encoder has.
+        max_length: tokens of a prompt, with start and end.
+        freeze: take no gradients, and stay in eval mode.
+        long_prompts: see `FrozenCLIPEmbedder`.
+    """
+
+    pad_token_id: int
+
+    def __init__(self, layer: str, layers: Sequence[str], max_length: int, freeze: bool, long_prompts: str):
+        super().__init__()
+        if layer not in layers:
+            raise ValueError(f"layer {layer!r} unknown; expected one of {layers}")
+        if long_prompts not in ("truncate", "chunk"):
+            raise ValueError(f"long_prompts {long_prompts!r} unknown; expected truncate or chunk")
+        self.layer = layer
+        self.max_length = max_length
+        self.long_prompts = long_prompts
+        self.frozen = freeze
+
+    @property
+    def tokenizer(self) -> Any:
+        """CLIP's tokenizer, loaded when it is first asked for."""
+        return clip_tokenizer()
+
+    def freeze(self) -> None:
+        """Take no gradients from now on."""
+        self.frozen = True
+        self.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> AbstractEncoder:
+        """As usual, but a frozen encoder stays in eval mode."""
+        return super().train(mode and not self.frozen)
+
+    def tokenize(self, text: str | Sequence[str]) -> torch.Tensor:
+        """Token ids, int64 ``[B, chunks, max_length]``: 3 chunks for ``long_prompts="chunk"``, else 1."""
+        start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        room = self.max_length - 2
+        chunks = CHUNKS if self.long_prompts == "chunk" else 1
+        rows = []
+        for prompt in [text] if isinstance(text, str) else text:
+            ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            if len(ids) > chunks * room:
+                lost = self.tokenizer.decode(ids[chunks * room :])
+                logger.warning("prompt cut after %d tokens; lost: %r", chunks * room, lost)
+            parts = [ids[i * room : (i + 1) * room] for i in range(chunks)]
+            rows.append([[start, *part, end] + [self.pad_token_id] * (room - len(part)) for part in parts])
+        return torch.tensor(rows)
+
+    def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Token ids ``[B, max_length]`` -> ``[B, max_length, width]``."""
+        raise NotImplementedError
+
+    def forward(self, text: str | Sequence[str]) -> torch.Tensor:
+        """B prompts -> ``[B, chunks * max_length, width]``."""
+        device = next(self.parameters()).device
+        tokens = self.tokenize(text).to(device)  # [B, chunks, max_length]
+        embedding = self.embed_tokens(tokens.flatten(0, 1))  # [B * chunks, max_length, width]
+        return embedding.unflatten(0, tokens.shape[:2]).flatten(1, 2)
+
+    def encode(self, text: str | Sequence[str]) -> torch.Tensor:
+        """The same as calling it."""
+        return self(text)
+
+
+class FrozenCLIPEmbedder(AbstractEncoder):
+    """CLIP's text transformer: B prompts -> ``[B, max_length, hidden_size]``.
+
+    Args:
+        version: kept for the YAML; the architecture comes from ``text_config``.
+        device: move there after building; by default the embedder follows its module.
+        max_length: tokens of a prompt, with start and end.
+        freeze: take no gradients, and stay in eval mode.
+        layer: which output: "last"; "pooled" (one vector, ``[B, 1, hidden_size]``); "hidden" (of ``layer_idx``).
+        layer_idx: 0 is the input embedding, the number of layers the last one; for ``layer="hidden"``.
+        text_config: fields of ``CLIPTextConfig`` that differ from ViT-L/14.
+        clip_skip: 1 for the last layer, 2 for the one before, with the final norm applied; for ``layer="last"``.
+        long_prompts: "truncate" at max_length, with a warning; or "chunk": always 3 chunks of 75 tokens, for an
+            embedding of ``[B, 231, hidden_size]`` as with the original's ``hack_everything``.
+    """
+
+    LAYERS = ("last", "pooled", "hidden")
+    pad_token_id = 49407  # CLIP fills up with its end token
+
+    def __init__(
+        self,
+        version: str = "openai/clip-vit-large-patch14",
+        device: str | torch.device | None = None,
+        max_length: int = 77,
+        freeze: bool = True,
+        layer: str = "last",
+        layer_idx: int | None = None,
+        text_config: Mapping[str, Any] | None = None,
+        clip_skip: int = 1,
+        long_prompts: str = "truncate",
+    ):
+        super().__init__(layer, self.LAYERS, max_length, freeze, long_prompts)
+        config = {**VIT_L_14, **(text_config or {})}
+        depth, positions = config["num_hidden_layers"], config["max_position_embeddings"]
+        if layer == "hidden" and (layer_idx is None or abs(layer_idx) > depth):
+            raise ValueError(f"got layer_idx={layer_idx} for layer 'hidden'; expected -{depth} to {depth}")
+        if not 1 <= clip_skip <= depth:
+            raise ValueError(f"got clip_skip={clip_skip}; expected 1 to {depth}, the number of layers")
+        if not 3 <= max_length <= positions:
+            raise ValueError(f"got max_length={max_length}; expected 3 to {positions}, the model's positions")
+        self.layer_idx = layer_idx
+        self.clip_skip = clip_skip
+        self.transformer = _CLIPText(config)
+        if freeze:
+            self.freeze()
+        if device is not None:
+            self.to(device)
+
+    def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Token ids ``[B, max_length]`` -> ``[B, max_length, hidden_size]``, ``[B, 1, hidden_size]`` for "pooled"."""
+        needs_hidden = self.layer == "hidden" or self.clip_skip > 1
+        outputs = self.transformer(input_ids=tokens, output_hidden_states=needs_hidden)
+        if self.layer == "pooled":
+            return outputs.pooler_output[:, None, :]
+        if self.layer == "hidden":
+            return outputs.hidden_states[self.layer_idx]
+        if self.clip_skip > 1:
+            return self.transformer.text_model.final_layer_norm(outputs.hidden_states[-self.clip_skip])
+        return outputs.last_hidden_state
+
+
+class FrozenOpenCLIPEmbedder(AbstractEncoder):
+    """OpenCLIP's text transformer: B prompts -> ``[B, max_length, width]``.
+
+    Args:
+        arch: an architecture that open_clip knows.
+        version: kept for the YAML; weights come from the checkpoint.
+        device: move there after building; by default the embedder follows its module.
+        max_length: tokens of a prompt, with start and end.
+        freeze: take no gradients, and stay in eval mode.
+        layer: "last", or "penultimate" (SD 2.x); the final norm is applied to either.
+        text_config: fields of open_clip's ``text_cfg`` that differ from ``arch``.
+        long_prompts: see `FrozenCLIPEmbedder`.
+    """
+
+    LAYERS = ("last", "penultimate")
+    pad_token_id = 0
+
+    def __init__(
+        self,
+        arch: str = "ViT-H-14",
+        version: str = "laion2b_s32b_b79k",
+        device: str | torch.device | None = None,
+        max_length: int = 77,
+        freeze: bool = True,
+        layer: str = "last",
+        text_config: Mapping[str, Any] | None = None,
+        long_prompts: str = "truncate",
+    ):
+        super().__init__(layer, self.LAYERS, max_length, freeze, long_prompts)
+        self.model = _OpenCLIPText(arch, text_config or {})
+        if max_length != self.model.context_length:
+            raise ValueError(f"got max_length={max_length}; {arch} takes {self.model.context_length} tokens")
+        if freeze:
+            self.freeze()
+        if device is not None:
+            self.to(device)
+
+    def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Token ids ``[B, max_length]`` -> ``[B, max_length, width]``."""
+        return self.model(tokens, skipped_layers=1 if self.layer == "penultimate" else 0)
+
+
+class _CLIPText(nn.Module):
+    """transformers' CLIP text model, under the key prefix ``text_model.`` of released checkpoints."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        super().__init__()
+        declare_missing_ops()
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        model = CLIPTextModel(CLIPTextConfig(**config))
+        self.text_model = getattr(model, "text_model", model)
+        # Not in checkpoints any more; a skeleton on the meta device must have it all the same.
+        positions = torch.arange(config["max_position_embeddings"], device="cpu")[None]
+        self.text_model.embeddings.register_buffer("position_ids", positions, persistent=False)
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.text_model(**inputs)
+
+    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args) -> None:
+        """Accept the position ids that older checkpoints hold."""
+        state_dict.pop(f"{prefix}text_model.embeddings.position_ids", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class _OpenCLIPText(nn.Module):
+    """open_clip's text transformer, with the key names of a whole CLIP whose picture half was deleted."""
+
+    def __init__(self, arch: str, text_config: Mapping[str, Any]):
+        super().__init__()
+        declare_missing_ops()
+        import open_clip
+        from open_clip.transformer import TextTransformer
+
+        config = open_clip.get_model_config(arch)
+        if config is None:
+            raise ValueError(f"open_clip knows no architecture {arch!r}; see open_clip.list_models()")
+        fields = {**config["text_cfg"], **text_config}
+        quick_gelu = {"act_layer": open_clip.transformer.QuickGELU} if config.get("quick_gelu") else {}
+        text = TextTransformer(output_dim=config["embed_dim"], **quick_gelu, **fields)
+        self.context_length = text.context_length
+        self.positional_embedding = text.positional_embedding
+        self.text_projection = text.text_projection
+        self.logit_scale = nn.Parameter(torch.ones([]))
+        self.transformer = text.transformer
+        self.token_embedding = text.token_embedding
+        self.ln_final = text.ln_final
+
+    def forward(self, tokens: torch.Tensor, skipped_layers: int) -> torch.Tensor:
+        """Token ids ``[B, N]`` -> ``[B, N, width]``, without the last layers but with the final norm."""
+        x = self.token_embedding(tokens) + self.positional_embedding  # [B, N, width]
+        length = tokens.shape[1]
+        mask = torch.full((length, length), float("-inf"), dtype=x.dtype, device=x.device).triu(1)
+        batch_first = self.transformer.batch_first
+        x = x if batch_first else x.transpose(0, 1)
+        for block in self.transformer.resblocks[: len(self.transformer.resblocks) - skipped_layers]:
+            x = block(x, attn_mask=mask)
+        return self.ln_final(x if batch_first else x.transpose(0, 1))
