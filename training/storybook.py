@@ -1,0 +1,191 @@
+"""An endless picture book: scenes with their exact maps and prompts, for the embedded model to learn.
+
+``python -m training.storybook OUT --count N`` writes a data set that ``tutorial_train.py`` reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from annotator.ade20k import colorize
+from training.scenes.judge import can_tell
+from training.scenes.labels import Label
+from training.scenes.layout import compose
+from training.scenes.looks import Look, random_look
+from training.scenes.painter import paint
+from training.scenes.prompts import NOUNS, describe
+
+_KIND_LABELS = {
+    "sheep": Label.ANIMAL, "cow": Label.ANIMAL, "pine": Label.TREE, "road_away": Label.ROAD, "car_behind": Label.CAR,
+}  # fmt: skip
+_SPOKEN = {"pine": "tree", "road_away": "road", "car_behind": "car"}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture with everything that is known of it.
+
+    Attributes:
+        picture: uint8 RGB ``[size, size, 3]``.
+        labels: ADE20K index of every pixel, uint8 ``[size, size]``.
+        prompt: what a person might call it; empty now and then.
+        attributes: ``time``, ``season``, ``weather``, and the colours of ``house``, ``car`` and ``boat``; None for what
+            is not to be seen, or too small to judge.
+    """
+
+    picture: np.ndarray
+    labels: np.ndarray
+    prompt: str
+    attributes: dict[str, str | None]
+
+
+def draw_scene(seed: int, size: int = 256, *, look: Look | None = None) -> Scene:
+    """Draw the scene that a seed stands for.
+
+    Args:
+        seed: 0 or more; the same one gives the same scene in any process, for one version of NumPy and OpenCV.
+        size: side of the picture in pixels; the scene is the same at every size.
+        look: light, season, weather and colours instead of the seed's own. The map does not depend on it.
+
+    Raises:
+        ValueError: if ``seed`` is negative or ``size`` is below 32.
+    """
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; 0 or more is wanted.")
+    if size < 32:
+        raise ValueError(f"size is {size}; 32 or more is wanted.")
+    place, things = compose(np.random.default_rng((seed, 0)))
+    look = look or random_look(np.random.default_rng((seed, 1)))
+    picture, labels = paint(things, look, size)
+    attributes = _attributes(look, labels)
+    share = np.bincount(labels.ravel(), minlength=256) / labels.size
+    counts = Counter(_SPOKEN.get(thing.kind, thing.kind) for thing in things)
+    counts = {kind: count for kind, count in counts.items() if kind in NOUNS and share[_label_of(kind)] > 0.004}
+    prompt = describe(np.random.default_rng((seed, 2)), place, counts, attributes)
+    return Scene(picture, labels, prompt, attributes)
+
+
+def _label_of(kind: str) -> Label:
+    return _KIND_LABELS[kind] if kind in _KIND_LABELS else Label[kind.upper()]
+
+
+def _attributes(look: Look, labels: np.ndarray) -> dict[str, str | None]:
+    shown = {
+        "time": look.time,
+        "season": look.season,
+        "house": look.house_colour,
+        "car": look.car_colour,
+        "boat": look.boat_colour,
+    }
+    told = can_tell(labels)
+    return {name: value if told[name] else None for name, value in shown.items()} | {"weather": look.weather}
+
+
+class StorybookDataset(Dataset):
+    """Scenes ``first_seed`` to ``first_seed + count - 1``, drawn when they are asked for.
+
+    Items are those of ``tutorial_dataset.py``: ``jpg`` float32 ``[size, size, 3]`` in [-1, 1], ``hint`` float32
+    ``[size, size, 3]`` in [0, 1] (the map in the colours of ADE20K), ``txt``.
+
+    Args:
+        first_seed: seed of item 0.
+        count: number of items.
+        size: side of the pictures in pixels.
+        empty_prompts: share of prompts that are emptied beside those that are empty anyway, for guidance.
+    """
+
+    def __init__(self, first_seed: int = 0, count: int = 100_000, size: int = 256, empty_prompts: float = 0.0) -> None:
+        if count < 1:
+            raise ValueError(f"count is {count}; 1 or more is wanted.")
+        if not 0 <= empty_prompts <= 1:
+            raise ValueError(f"empty_prompts is {empty_prompts}; a share from 0 to 1 is wanted.")
+        self.first_seed, self.count, self.size, self.empty_prompts = first_seed, count, size, empty_prompts
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
+        if not 0 <= index < self.count:
+            raise IndexError(f"item {index} of {self.count}")
+        scene = draw_scene(self.first_seed + index, self.size)
+        emptied = np.random.default_rng((self.first_seed + index, 3)).random() < self.empty_prompts
+        return {
+            "jpg": scene.picture.astype(np.float32) / 127.5 - 1,
+            "hint": colorize(scene.labels).astype(np.float32) / 255,
+            "txt": "" if emptied else scene.prompt,
+        }
+
+
+def write_dataset(folder: Path, count: int, seed: int = 0, size: int = 256, workers: int = 1) -> None:
+    """Write scenes ``seed`` to ``seed + count - 1`` as ``source/`` (maps), ``target/`` (pictures) and ``prompt.json``.
+
+    The same seeds give the same bytes, whatever the number of workers. ``prompt.json`` is written last, so a folder
+    that was left half-way is not taken for a data set.
+
+    Raises:
+        ValueError: if the folder holds a ``prompt.json`` already, or ``count`` or ``workers`` is below 1.
+    """
+    if count < 1 or workers < 1:
+        raise ValueError(f"count is {count} and workers {workers}; 1 or more are wanted.")
+    index = folder / "prompt.json"
+    if index.exists():
+        raise ValueError(f"{index} exists already; choose another folder or remove that one.")
+    for name in ("source", "target"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    draw = partial(_write_scene, folder, size)
+    seeds = range(seed, seed + count)
+    if workers == 1:
+        lines = _with_progress(map(draw, seeds), count)
+    else:
+        with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+            lines = _with_progress(pool.map(draw, seeds, chunksize=16), count)
+    unfinished = index.with_suffix(".part")
+    unfinished.write_text("".join(lines), encoding="utf-8")
+    unfinished.replace(index)
+
+
+def _with_progress(lines: Iterable[str], count: int) -> list[str]:
+    return list(tqdm(lines, total=count, unit="scene"))
+
+
+def _write_scene(folder: Path, size: int, seed: int) -> str:
+    scene = draw_scene(seed, size)
+    row = {"source": f"source/{seed}.png", "target": f"target/{seed}.png", "prompt": scene.prompt}
+    for name, picture in (("source", colorize(scene.labels)), ("target", scene.picture)):
+        path = folder / row[name]
+        if not cv2.imwrite(str(path), picture[..., ::-1]):
+            raise OSError(f"{path} could not be written.")
+    return json.dumps(row) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line of ``python -m training.storybook``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.storybook", description=write_dataset.__doc__.split("\n")[0]
+    )
+    parser.add_argument("folder", type=Path, help="where to write")
+    parser.add_argument("--count", type=int, default=1000, help="number of scenes (default 1000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first scene (default 0)")
+    parser.add_argument("--size", type=int, default=256, help="side of a picture in pixels (default 256)")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
+    options = parser.parse_args(arguments)
+    try:
+        write_dataset(options.folder, options.count, options.seed, options.size, options.workers)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
