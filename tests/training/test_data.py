@@ -147,6 +147,12 @@ def test_batches_hold_one_shape_and_every_item() -> None:
         assert {index for batch in batches for index in batch} == set(range(11))
 
 
+def test_every_step_accumulates_as_many_batches() -> None:
+    batches = list(BatchStream([None] * 10, batch_size=4, seed=5, accumulate=2))
+    assert len(batches) == 4 and [d.index for d in batches[3]] == [d.index for d in batches[0]]
+    assert [draw.position for batch in batches for draw in batch] == list(range(16))
+
+
 def test_two_processes_share_the_batches_of_one() -> None:
     whole = BatchStream([None] * 10, batch_size=4, seed=5)
     halves = [BatchStream([None] * 10, batch_size=2, seed=5, rank=rank, world_size=2) for rank in range(2)]

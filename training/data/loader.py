@@ -27,6 +27,8 @@ class BatchStream(Sampler[list[Draw]]):
         seed: of the order.
         shuffle: False keeps the order of the data set.
         rank, world_size: this process and how many there are.
+        accumulate: batches per optimizer step; an epoch's batches are filled up to a multiple of it, so that no step is
+            made of fewer.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class BatchStream(Sampler[list[Draw]]):
         shuffle: bool = True,
         rank: int = 0,
         world_size: int = 1,
+        accumulate: int = 1,
     ):
         if not len(shapes):
             raise ValueError("The data set is empty.")
@@ -48,7 +51,7 @@ class BatchStream(Sampler[list[Draw]]):
             members.setdefault(shape, []).append(index)
         self.groups = [np.array(indices) for indices in members.values()]
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
         self.epoch = 0
         self.start = 0  # the first batch that __iter__ gives
 
@@ -66,7 +69,11 @@ class BatchStream(Sampler[list[Draw]]):
 
     def __len__(self) -> int:
         """Batches per epoch, in each process."""
-        return sum(-(-len(group) // self.global_batch_size) for group in self.groups)
+        return self._round_up(sum(-(-len(group) // self.global_batch_size) for group in self.groups), self.accumulate)
+
+    @staticmethod
+    def _round_up(number: int, multiple: int) -> int:
+        return -(-number // multiple) * multiple
 
     def fingerprint(self) -> dict[str, int]:
         """What must be equal for a stream to be continued."""
@@ -74,6 +81,7 @@ class BatchStream(Sampler[list[Draw]]):
             "pictures": sum(map(len, self.groups)),
             "shapes": len(self.groups),
             "global batch size": self.global_batch_size,
+            "batches per epoch": len(self),
             "seed": self.seed,
         }
 
@@ -82,11 +90,11 @@ class BatchStream(Sampler[list[Draw]]):
         batches = []
         for group in self.groups:
             order = random.permutation(group) if self.shuffle else group
-            padded = np.resize(order, -(-len(group) // self.global_batch_size) * self.global_batch_size)
+            padded = np.resize(order, self._round_up(len(group), self.global_batch_size))
             batches += list(padded.reshape(-1, self.global_batch_size))
         if self.shuffle:
             batches = [batches[place] for place in random.permutation(len(batches))]
-        return batches
+        return [batches[place % len(batches)] for place in range(len(self))]
 
     def __iter__(self) -> Iterator[list[Draw]]:
         batches = self._epoch_batches()
@@ -149,10 +157,13 @@ def make_loader(
     pin_memory: bool = False,
     rank: int = 0,
     world_size: int = 1,
+    accumulate: int = 1,
 ) -> ResumableLoader:
     """The loader for a data set whose ``shapes`` attribute, if it has one, says which items may share a batch."""
     shapes = getattr(dataset, "shapes", None) or [None] * len(dataset)
-    stream = BatchStream(shapes, batch_size, seed=seed, shuffle=shuffle, rank=rank, world_size=world_size)
+    stream = BatchStream(
+        shapes, batch_size, seed=seed, shuffle=shuffle, rank=rank, world_size=world_size, accumulate=accumulate
+    )
     return ResumableLoader(
         dataset,
         stream,
