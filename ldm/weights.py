@@ -71,18 +71,34 @@ def load_file_into(
     path: str | Path,
     device: str | torch.device = "cpu",
     *,
+    overlay: str | Path | None = None,
     ignore: Collection[str] = (),
+    optional: Collection[str] = (),
     hint: str = "",
 ) -> None:
     """Check a weights file against a module, then read it in; a module on the meta device is the cheapest target.
 
-    Reads only what the module takes, casts to the module's dtypes while copying, and assigns. Arguments as in
-    :func:`load_into`; ``device`` is where the tensors go. Nothing changes in the module if the file does not fit.
+    Reads only what the module takes, casts to the module's dtypes while copying, and assigns. Nothing changes in the
+    module if the file does not fit. Other arguments and errors as in :func:`load_into`.
+
+    Args:
+        device: where the tensors go.
+        overlay: a second file, whose tensors take the place of the first's.
     """
-    path = Path(path)
+    files = [Path(file) for file in (path, overlay) if file is not None]
+    origin: dict[str, Path] = {}
+    found: dict[str, Tensor] = {}
+    for file in files:
+        state = map_state_dict(file)
+        found.update(state)
+        origin.update(dict.fromkeys(state, file))
     wanted = module.state_dict()
-    _check_fit(module, map_state_dict(path), str(path), True, ignore, hint)
-    tensors = dict(_copies(path, torch.device(device), {key: tensor.dtype for key, tensor in wanted.items()}))
+    _check_fit(module, found, " + ".join(map(str, files)), True, ignore, optional, hint)
+    del found, state  # lets go of the maps before the copying
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        dtypes = {key: tensor.dtype for key, tensor in wanted.items() if origin.get(key) == file}
+        tensors.update(_copies(file, torch.device(device), dtypes))
     module.load_state_dict(tensors, strict=False, assign=True)
 
 
@@ -93,6 +109,7 @@ def load_into(
     *,
     strict: bool = True,
     ignore: Collection[str] = (),
+    optional: Collection[str] = (),
     hint: str = "",
 ) -> None:
     """Assign the tensors of a state dict to a module, without a copy where dtype and device are right already.
@@ -103,12 +120,13 @@ def load_into(
         source: where they come from, for the error.
         strict: missing and unexpected keys are errors; a wrong shape always is.
         ignore: keys that may come and are not used, as shell patterns (``model_ema.*``).
+        optional: keys that may be missing, as shell patterns; the module keeps what it has.
         hint: what to do, for the end of the error.
 
     Raises:
         WeightsError: keys or shapes do not fit; the module is then unchanged.
     """
-    _check_fit(module, state, str(source), strict, ignore, hint)
+    _check_fit(module, state, str(source), strict, ignore, optional, hint)
     tensors = {}
     for key, target in module.state_dict().items():
         if key in state:
@@ -133,6 +151,9 @@ def save_state_dict(state: Mapping[str, Tensor], path: str | Path, *, progress: 
     check_can_save(path)
     tensors = _plain_tensors(state)
     size = sum(tensor.nbytes for tensor in tensors.values())
+    free = shutil.disk_usage(path.parent).free
+    if size > free:
+        raise WeightsError(f"{path}: needs {size:,} bytes and {free:,} are free there; nothing was written")
     bar = tqdm(total=size, unit="B", unit_scale=True, unit_divisor=1024, desc=path.name, disable=not progress)
     try:
         with bar, atomic_write(path) as partial:
@@ -187,12 +208,18 @@ def _plain_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_fit(
-    module: nn.Module, state: Mapping[str, Tensor], source: str, strict: bool, ignore: Collection[str], hint: str
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+    strict: bool,
+    ignore: Collection[str],
+    optional: Collection[str],
+    hint: str,
 ) -> None:
     wanted = module.state_dict()
     faults = []
     if strict:
-        missing = [key for key in wanted if key not in state and not _matches(key, ignore)]
+        missing = [key for key in wanted if key not in state and not _matches(key, optional)]
         extra = [key for key in state if key not in wanted and not _matches(key, ignore)]
         faults += [f"{len(missing)} keys are missing ({first_few(missing)})"] if missing else []
         faults += [f"{len(extra)} keys are unknown to the model ({first_few(extra)})"] if extra else []

@@ -1,0 +1,151 @@
+"""State dicts of ControlNet models made from those of others: pure functions from names to tensors.
+
+A control copy starts as the UNet's encoder, so ``control_model.X`` corresponds to ``model.diffusion_model.X``. What has
+no such counterpart (zero convolutions, the hint block) is the control's own.
+
+Sources: tool_add_control.py and tool_transfer_control.py of the original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ldm.weights import WeightsError, first_few
+
+StateDict = Mapping[str, Tensor]
+
+CONTROL = "control_model."
+UNET = "model.diffusion_model."
+BORROWED = ("first_stage_model.", "cond_stage_model.")
+"""VAE and text encoder: an offset of the UNet does not touch them."""
+
+
+def get_node_name(name: str, parent_name: str) -> tuple[bool, str]:
+    """Whether ``name`` starts with ``parent_name``, and the rest of it (empty if not)."""
+    if not name.startswith(parent_name):
+        return False, ""
+    return True, name[len(parent_name) :]
+
+
+def counterpart(key: str) -> str:
+    """The key in Stable Diffusion that corresponds to a key of a ControlNet model."""
+    is_control, rest = get_node_name(key, CONTROL)
+    return UNET + rest if is_control else key
+
+
+def add_control(weights: StateDict, scratch: StateDict) -> tuple[dict[str, Tensor], list[str]]:
+    """Stable Diffusion's weights with a control copy of its encoder.
+
+    Args:
+        weights: Stable Diffusion's.
+        scratch: those of a freshly built ControlNet model. They give names, order, shapes and types, and the values of
+            new keys: parts of the control that have no counterpart, and schedules. All others may be on meta.
+
+    Returns:
+        The model's whole state dict, in the order of ``scratch``; tensors without a change of type are those of
+        ``weights``, not copies. And the names of the new keys.
+
+    Raises:
+        WeightsError: Stable Diffusion's part is incomplete, or shapes differ.
+    """
+    new = [key for key in scratch if counterpart(key) not in weights]
+    if missing := [key for key in new if scratch[key].is_meta or key.startswith(UNET)]:
+        raise WeightsError(f"these weights lack {len(missing)} keys of Stable Diffusion ({first_few(missing)})")
+    shapes = [
+        f"{counterpart(key)}: {list(weights[counterpart(key)].shape)}, not {list(tensor.shape)}"
+        for key, tensor in scratch.items()
+        if key not in new and weights[counterpart(key)].shape != tensor.shape
+    ]
+    if shapes:
+        raise WeightsError(f"{len(shapes)} shapes do not fit the model definition ({first_few(shapes)})")
+    state = {
+        key: tensor if key in new else weights[counterpart(key)].to(tensor.dtype) for key, tensor in scratch.items()
+    }
+    return state, new
+
+
+def transfer_control(base: StateDict, control: StateDict, target: StateDict) -> tuple[dict[str, Tensor], list[str]]:
+    """Move a control from the model it was trained on to another of the same architecture.
+
+    Every weight of UNet and control becomes ``control + (target - base)``, where base and target are read at
+    `counterpart`. The control's own weights stay as they are; VAE and text encoder are the target's.
+
+    Args:
+        base: the model that ``control`` was trained on.
+        control: a whole ControlNet model, or only its ``control_model.*``.
+        target: the model to be steered.
+
+    Returns:
+        The whole state dict in the order of ``control``, and the names of the keys of VAE and text encoder that the
+        target lacks and that were taken from ``control``.
+
+    Raises:
+        WeightsError: a weight is missing in one of the three, or its shapes differ.
+    """
+    if not any(key.startswith(CONTROL) for key in control):
+        raise WeightsError("the control has no control_model.* keys, so it is no ControlNet")
+    _check_offsets(base, control, target)
+    state, borrowed = {}, []
+    for key, tensor in control.items():
+        if key.startswith(BORROWED):
+            if key not in target:
+                borrowed.append(key)
+            state[key] = target.get(key, tensor)
+        else:
+            state[key] = _offset(tensor, base.get(counterpart(key)), target.get(counterpart(key)))
+    if not any(key.startswith(UNET) for key in control):  # the control alone: the rest is the target's
+        state = {**{key: tensor for key, tensor in target.items() if not key.startswith(CONTROL)}, **state}
+    return state, borrowed
+
+
+def _check_offsets(base: StateDict, control: StateDict, target: StateDict) -> None:
+    """Each weight that base or target has must be in both, in the control's shape."""
+    for key, tensor in control.items():
+        name = counterpart(key)
+        if key.startswith(BORROWED) or (name not in base and name not in target):
+            continue
+        if not name.startswith(UNET):
+            continue  # schedules, which many files lack
+        for role, state in (("base", base), ("target", target)):
+            if name not in state:
+                raise WeightsError(f"the {role} lacks {name}; it must be a whole Stable Diffusion model")
+            if state[name].shape != tensor.shape:
+                raise WeightsError(
+                    f"{name} has the shape {list(state[name].shape)} in the {role} and {list(tensor.shape)} in the "
+                    "control; all three must be of one version of Stable Diffusion"
+                )
+
+
+def _offset(tensor: Tensor, base: Tensor | None, target: Tensor | None) -> Tensor:
+    if base is None or target is None or not tensor.is_floating_point():
+        return tensor
+    wide = torch.promote_types(tensor.dtype, torch.float32)
+    if torch.equal(tensor.to(wide), base.to(wide)):
+        return target.to(tensor.dtype)  # a weight that training left alone: without the rounding of a + b - a
+    return (tensor.to(wide) + (target.to(wide) - base.to(wide))).to(tensor.dtype)
+
+
+def merge_control(base: StateDict, control: StateDict) -> dict[str, Tensor]:
+    """Stable Diffusion (or any ControlNet model) with the control of another file, which may hold nothing else.
+
+    Raises:
+        WeightsError: the base is no Stable Diffusion, or the control has no control_model.* keys.
+    """
+    if not any(key.startswith(UNET) for key in base):
+        raise WeightsError(
+            f"the base has no {UNET}* keys, so it is no whole Stable Diffusion ({first_few(list(base))})"
+        )
+    part = {key: tensor for key, tensor in control.items() if key.startswith(CONTROL)}
+    if not part:
+        raise WeightsError(f"the control has no {CONTROL}* keys, so it is no ControlNet ({first_few(list(control))})")
+    shapes = [
+        f"{key}: {list(tensor.shape)}, and {list(base[counterpart(key)].shape)} in the base"
+        for key, tensor in part.items()
+        if counterpart(key) in base and base[counterpart(key)].shape != tensor.shape
+    ]
+    if shapes:
+        raise WeightsError(f"base and control are of different versions of Stable Diffusion ({first_few(shapes)})")
+    return {**{key: tensor for key, tensor in base.items() if not key.startswith(CONTROL)}, **part}
