@@ -360,6 +360,11 @@ class ControlLDM(LatentDiffusion):
         unet = self.model.diffusion_model
         return [self.control_model] + ([] if self.sd_locked else [unet.output_blocks, unet.out])
 
+    def freeze_untrained(self) -> None:
+        super().freeze_untrained()
+        if self.only_mid_control:  # these outputs are not used, so their weights never get a gradient
+            self.control_model.zero_convs.requires_grad_(False)
+
     def low_vram_shift(self, is_diffusing: bool) -> None:
         """Keep on the accelerator only what the next stage needs: UNet and control copy, or VAE and text encoder."""
         device = next((p.device for p in self.parameters() if p.device.type != "cpu"), torch.device("cpu"))

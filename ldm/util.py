@@ -84,6 +84,19 @@ def log_txt_as_img(wh: tuple[int, int], xc: list[str], size: int = 10) -> torch.
     return torch.from_numpy(np.stack(pictures))
 
 
+def with_schedule(optimizer: torch.optim.Optimizer, scheduler_config: Mapping[str, Any] | None) -> Any:
+    """What Lightning's ``configure_optimizers`` returns for an optimizer with a learning-rate schedule, or without.
+
+    Args:
+        scheduler_config: YAML node of an object whose ``schedule(step)`` is the factor for the learning rate; or None.
+    """
+    if scheduler_config is None:
+        return optimizer
+    schedule = instantiate_from_config(scheduler_config).schedule
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda=schedule)
+    return [optimizer], [{"scheduler": scheduler, "interval": "step", "frequency": 1}]
+
+
 def instantiate_from_config(config: Mapping[str, Any] | str) -> Any:
     """Build the object that a YAML node describes: ``target`` is a class path, ``params`` its keyword arguments.
 

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ldm.models.diffusion.sample_noise import Purpose, SampleNoise
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from ldm.torchvision_ops import declare_missing_ops
-from ldm.util import instantiate_from_config
+from ldm.util import instantiate_from_config, with_schedule
 from ldm.weights import load_into, read_state_dict
 
 declare_missing_ops()  # Lightning imports torchmetrics, and that torchvision
@@ -56,6 +57,7 @@ class AutoencoderKL(pl.LightningModule):
         self.embed_dim = embed_dim
         self.monitor = monitor
         self.learning_rate = 1e-4
+        self.scheduler_config: Mapping[str, Any] | None = None
         self.encoder = Encoder(**ddconfig)
         self.decoder = Decoder(**ddconfig)
         self.loss = instantiate_from_config(lossconfig)
@@ -111,16 +113,24 @@ class AutoencoderKL(pl.LightningModule):
                 "such as training.losses.ReconstructionKLLoss"
             )
         pictures = self.get_input(batch, self.image_key)
-        reconstructions, posterior = self(pictures)
+        posterior = self.encode(pictures)
+        random = SampleNoise.of_batch(batch)
+        noise = None if random is None else random.normal(Purpose.POSTERIOR, like=posterior.mean)
+        reconstructions = self.decode(posterior.sample(noise=noise))
         loss, log = self.loss(
             pictures, reconstructions, posterior, 0, self.global_step, last_layer=self.decoder.last_layer, split=split
         )
-        self.log_dict(log, batch_size=len(pictures), **log_options)
+        self.log_dict(log, batch_size=len(pictures), sync_dist=True, **log_options)
         return loss
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam at ``self.learning_rate``, with the betas that VQGAN uses."""
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate, betas=(0.5, 0.9))
+    def trained_modules(self) -> list[nn.Module]:
+        """The modules that `configure_optimizers` trains: all."""
+        return [self]
+
+    def configure_optimizers(self) -> Any:
+        """Adam at ``self.learning_rate``, with the betas that VQGAN uses and the schedule of ``scheduler_config``."""
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate, betas=(0.5, 0.9), fused=True)
+        return with_schedule(optimizer, self.scheduler_config)
 
     @torch.no_grad()
     def log_images(self, batch: Mapping[str, Any], only_inputs: bool = False, **kwargs) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ from torch import nn
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.image_log import condition_size, log_latent_images
 from ldm.models.diffusion.pixel import DDPM, DiffusionWrapper
+from ldm.models.diffusion.sample_noise import Purpose, SampleNoise
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from ldm.util import instantiate_from_config
 
@@ -101,10 +102,13 @@ class LatentDiffusion(DDPM):
         """Pictures ``[B, 3, H, W]`` in [-1, 1] -> distribution of the VAE's latents."""
         return self.first_stage_model.encode(x)
 
-    def get_first_stage_encoding(self, encoder_posterior: DiagonalGaussianDistribution | torch.Tensor) -> torch.Tensor:
+    def get_first_stage_encoding(
+        self, encoder_posterior: DiagonalGaussianDistribution | torch.Tensor, random: SampleNoise | None = None
+    ) -> torch.Tensor:
         """A sample of the posterior (or the given latents), scaled for the diffusion: ``[B, 4, H/8, W/8]``."""
         if isinstance(encoder_posterior, DiagonalGaussianDistribution):
-            encoder_posterior = encoder_posterior.sample()
+            noise = None if random is None else random.normal(Purpose.POSTERIOR, like=encoder_posterior.mean)
+            encoder_posterior = encoder_posterior.sample(noise=noise)
         return self.scale_factor * encoder_posterior
 
     def differentiable_decode_first_stage(self, z: torch.Tensor) -> torch.Tensor:
@@ -136,16 +140,23 @@ class LatentDiffusion(DDPM):
         """A batch -> scaled latents ``[B, 4, H/8, W/8]`` and the condition.
 
         The condition is embedded here, unless the text encoder is trained: then the prompts come back as they are.
+        Where the batch has the posterior's ``moments [B, 8, H/8, W/8]`` or the prompts' ``context [B, M, D]``, computed
+        before, nothing is encoded; where it has ``noise_seed [B]``, the latents are drawn from these seeds.
 
         Args:
             k: key of the pictures.
             bs: take so many items only.
             force_c_encode: embed the condition in either case.
         """
-        x = super().get_input(batch, k)[:bs]
-        latent = self.get_first_stage_encoding(self.encode_first_stage(x)).detach()
+        if "moments" in batch:
+            posterior = DiagonalGaussianDistribution(batch["moments"][:bs].to(self.device))
+        else:
+            posterior = self.encode_first_stage(super().get_input(batch, k)[:bs])
+        latent = self.get_first_stage_encoding(posterior, SampleNoise.of_batch(batch, bs)).detach()
         if self.model.conditioning_key is None:
             return latent, None
+        if "context" in batch and not self.cond_stage_trainable:
+            return latent, batch["context"][:bs].to(self.device)
         condition = batch[self.cond_stage_key][:bs]
         if torch.is_tensor(condition):
             condition = condition.to(self.device)
@@ -154,14 +165,15 @@ class LatentDiffusion(DDPM):
         return latent, condition
 
     def shared_step(self, batch: Mapping[str, Any], **kwargs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return self(*self.get_input(batch, self.first_stage_key))
+        return self(*self.get_input(batch, self.first_stage_key), random=SampleNoise.of_batch(batch))
 
-    def forward(self, x: torch.Tensor, c: Any = None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(
+        self, x: torch.Tensor, c: Any = None, random: SampleNoise | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """`p_losses` at random time steps; a condition that `get_input` left raw is embedded with gradients."""
-        t = torch.randint(0, self.num_timesteps, (x.shape[0],), device=self.device).long()
         if self.cond_stage_trainable:
             c = self._embed_raw(c)
-        return self.p_losses(x, c, t)
+        return super().forward(x, c, random)
 
     def _embed_raw(self, c: Any) -> Any:
         """Embed prompts, also where they stand as ``c_crossattn`` of a condition."""
@@ -215,7 +227,7 @@ class LatentDiffusion(DDPM):
         """Pictures of how training goes, float ``[B, 3, H, W]`` in [-1, 1], by name; see `ControlLDM.log_images`."""
         latent, cond = self.get_input(batch, self.first_stage_key, bs=N, force_c_encode=True)
         captions = list(batch[self.cond_stage_key])[:N] if cond is not None else []
-        log = {"inputs": super().get_input(batch, self.first_stage_key)[:N]}
+        log = {} if "moments" in batch else {"inputs": super().get_input(batch, self.first_stage_key)[:N]}
         log |= log_latent_images(
             self,
             latent,

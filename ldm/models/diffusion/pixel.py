@@ -16,9 +16,10 @@ from torch import nn
 from tqdm import tqdm
 
 from ldm.models.diffusion.process import GaussianProcess
+from ldm.models.diffusion.sample_noise import Purpose, SampleNoise
 from ldm.modules.ema import LitEma
 from ldm.torchvision_ops import declare_missing_ops
-from ldm.util import default, instantiate_from_config
+from ldm.util import default, instantiate_from_config, with_schedule
 from ldm.weights import load_into, read_state_dict
 
 declare_missing_ops()  # Lightning imports torchmetrics, and that torchvision
@@ -225,8 +226,13 @@ class DDPM(GaussianProcess, pl.LightningModule):
         log[f"{stage}/loss"] = loss
         return loss, {name: value.detach() for name, value in log.items()}
 
-    def forward(self, x: torch.Tensor, c: Any = None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """`p_losses` at random time steps."""
+    def forward(
+        self, x: torch.Tensor, c: Any = None, random: SampleNoise | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """`p_losses` at random time steps, drawn from ``random`` or from torch's global stream."""
+        if random is not None:
+            t = random.time_steps(self.num_timesteps, self.device)
+            return self.p_losses(x, c, t, random.normal(Purpose.NOISE, like=x))
         t = torch.randint(0, self.num_timesteps, (x.shape[0],), device=self.device).long()
         return self.p_losses(x, c, t)
 
@@ -240,23 +246,22 @@ class DDPM(GaussianProcess, pl.LightningModule):
 
     def shared_step(self, batch: Mapping[str, Any], **kwargs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss of a batch, and its parts for the log."""
-        return self(self.get_input(batch, self.first_stage_key))
+        return self(self.get_input(batch, self.first_stage_key), random=SampleNoise.of_batch(batch))
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> torch.Tensor:
         loss, log = self.shared_step(batch)
-        self.log_dict(log, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(batch[self.first_stage_key]))
+        self.log_dict(log, prog_bar=True, on_step=True, on_epoch=False, batch_size=_rows(batch), sync_dist=True)
         return loss
 
     @torch.no_grad()
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        size = len(batch[self.first_stage_key])
+        options = {"on_step": False, "on_epoch": True, "batch_size": _rows(batch), "sync_dist": True}
         _, log = self.shared_step(batch)
-        self.log_dict(log, on_step=False, on_epoch=True, batch_size=size)
+        self.log_dict(log, **options)
         if self.use_ema:
             with self.ema_scope():
                 _, log = self.shared_step(batch)
-            log = {f"{name}_ema": value for name, value in log.items()}
-            self.log_dict(log, on_step=False, on_epoch=True, batch_size=size)
+            self.log_dict({f"{name}_ema": value for name, value in log.items()}, **options)
 
     def on_train_batch_end(self, *args, **kwargs) -> None:
         if self.use_ema:
@@ -283,12 +288,8 @@ class DDPM(GaussianProcess, pl.LightningModule):
         parameters = [p for module in self.trained_modules() for p in module.parameters()]
         if self.learn_logvar:
             parameters.append(self.logvar)
-        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate)
-        if self.scheduler_config is None:
-            return optimizer
-        schedule = instantiate_from_config(self.scheduler_config).schedule
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda=schedule)
-        return [optimizer], [{"scheduler": scheduler, "interval": "step", "frequency": 1}]
+        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, fused=True)
+        return with_schedule(optimizer, self.scheduler_config)
 
     # ---- ancestral sampling
 
@@ -324,3 +325,8 @@ class DDPM(GaussianProcess, pl.LightningModule):
         shape = (batch_size, self.channels, self.image_size, self.image_size)
         samples, intermediates = self.p_sample_loop(shape, cond, verbose=verbose)
         return (samples, intermediates) if return_intermediates else samples
+
+
+def _rows(batch: Mapping[str, Any]) -> int:
+    """Items in a batch."""
+    return len(next(iter(batch.values())))

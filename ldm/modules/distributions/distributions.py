@@ -30,9 +30,13 @@ class DiagonalGaussianDistribution:
         self.std = torch.zeros_like(self.mean) if deterministic else torch.exp(0.5 * self.logvar)
         self.var = torch.zeros_like(self.mean) if deterministic else torch.exp(self.logvar)
 
-    def sample(self, generator: torch.Generator | None = None) -> torch.Tensor:
-        """One sample ``[B, C, H, W]``; the noise is drawn on the CPU, as in the original, also for CUDA tensors."""
-        noise = torch.randn(self.mean.shape, generator=generator)
+    def sample(self, generator: torch.Generator | None = None, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """One sample ``[B, C, H, W]``, from standard normal ``noise`` of that shape where it is given.
+
+        Otherwise the noise is drawn on the CPU, as in the original, also for CUDA tensors.
+        """
+        if noise is None:
+            noise = torch.randn(self.mean.shape, generator=generator)
         return self.mean + self.std * noise.to(self.mean)
 
     def mode(self) -> torch.Tensor:
