@@ -1,0 +1,331 @@
+"""Request to pictures: the original's numbers, checks, seeds, cancelling, memory, metadata, adherence."""
+
+from __future__ import annotations
+
+import threading
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import GRASS, HOUSE, SKY, ColorDetector, draw
+from golden_data import load_golden, relative_error
+
+from annotator.ade20k import colorize
+from annotator.util import HWC3, resize_image
+from cldm import memory
+from cldm.adherence import measure_adherence
+from cldm.ddim_hacked import DDIMSampler
+from cldm.generate import Cancelled, GenerationError, Generator, control_scales, result_size
+from cldm.png import read_metadata, read_request, save_png
+from cldm.requests import RANGES, Request, RequestError, pack_map, request_from_settings, unpack_map
+
+
+def ask(picture=None, **changes) -> Request:
+    settings = {"image_resolution": 64, "detect_resolution": 64, "ddim_steps": 2, "seed": 7, **changes}
+    return Request(draw() if picture is None and "map" not in changes else picture, "a house", **settings)
+
+
+@torch.no_grad()
+def originals_process(model, detector, request: Request) -> list[np.ndarray]:
+    """The original's order of operations, on torch's global random numbers."""
+    r = request
+    picture = HWC3(r.input_image)
+    detected = HWC3(colorize(detector.labels(resize_image(picture, r.detect_resolution))))
+    height, width, _ = resize_image(picture, r.image_resolution).shape
+    detected = cv2.resize(detected, (width, height), interpolation=cv2.INTER_NEAREST)
+    control = torch.from_numpy(detected.copy()).float() / 255.0
+    control = torch.stack([control] * r.num_samples).permute(0, 3, 1, 2).clone()
+    torch.manual_seed(r.seed)
+    text = model.get_learned_conditioning([r.prompt + ", " + r.a_prompt] * r.num_samples)
+    negative = model.get_learned_conditioning([r.n_prompt] * r.num_samples)
+    cond = {"c_concat": [control], "c_crossattn": [text]}
+    uncond = {"c_concat": None if r.guess_mode else [control], "c_crossattn": [negative]}
+    count = len(model.control_scales)
+    guessed = [r.strength * (0.825 ** float(count - 1 - i)) for i in range(count)]
+    model.control_scales = guessed if r.guess_mode else [r.strength] * count
+    samples, _ = DDIMSampler(model).sample(
+        r.ddim_steps,
+        r.num_samples,
+        (4, height // 8, width // 8),
+        cond,
+        verbose=False,
+        eta=r.eta,
+        unconditional_guidance_scale=r.scale,
+        unconditional_conditioning=uncond,
+    )
+    model.control_scales = [1.0] * count
+    decoded = model.decode_first_stage(samples).permute(0, 2, 3, 1) * 127.5 + 127.5
+    return [detected, *decoded.numpy().clip(0, 255).astype(np.uint8)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_samples": 2, "eta": 1.0, "strength": 0.6, "scale": 4.0},
+        {"guess_mode": True, "num_samples": 2},
+        {"picture": draw(70, 150), "image_resolution": 64, "detect_resolution": 128},
+        {"picture": draw(64, 64)[:, :, 0], "scale": 1.0},
+    ],
+    ids=["plain", "batch", "guess", "wide", "grey"],
+)
+def test_same_pictures_as_the_originals_process(generator, changes):
+    request = ask(**changes)
+    result = generator.generate(request)
+    detected, *pictures = originals_process(generator.model, generator.detector, request)
+    np.testing.assert_array_equal(result.map, detected)
+    assert len(result.pictures) == len(pictures)
+    for ours, theirs in zip(result.pictures, pictures, strict=True):
+        # A value on the edge of two integers may fall either way; more than that is another picture.
+        assert np.abs(ours.astype(int) - theirs).max() <= 1
+        assert (ours == theirs).mean() > 0.999
+
+
+def test_golden_latents(generator, monkeypatch):
+    tensors, case = load_golden("sampling")
+    model = generator.model
+    halves = []
+    for prompts in (case["prompt"], case["negative"]):
+        context = model.get_learned_conditioning(prompts)
+        halves.append({"c_concat": [tensors["hint"]], "c_crossattn": [context], "control_scales": model.control_scales})
+    latents = []
+    monkeypatch.setattr(generator, "_conditions", lambda request, labels: tuple(halves))
+    monkeypatch.setattr(memory.MemorySaver, "decode", lambda self, z: latents.append(z) or torch.zeros(2, 3, 64, 64))
+    generator.generate(ask(num_samples=2, ddim_steps=5, seed=2024, scale=9.0))
+    assert relative_error(latents[0], tensors["sample.seed2024"]) < 1e-3
+
+
+def test_control_and_prompt_reach_the_picture(generator, house_map):
+    plain = generator.generate(ask(map=house_map)).pictures[0].astype(int)
+    for changes in ({"strength": 0.0}, {"a_prompt": "snow"}, {"n_prompt": ""}, {"scale": 2.0}, {"seed": 8}):
+        other = generator.generate(ask(map=house_map, **changes)).pictures[0]
+        assert np.abs(plain - other).mean() > 0.5, changes
+
+
+def test_guess_mode_scales_are_the_originals():
+    request = ask(guess_mode=True, strength=0.8)
+    assert control_scales(request, 13) == [0.8 * 0.825 ** float(12 - i) for i in range(13)]
+
+
+def test_a_map_stands_for_a_run_of_the_detector(generator, house_map):
+    detected = generator.generate(ask())
+    assert generator.detector.calls == [(64, 64, 3)]
+    brought = generator.generate(ask(map=house_map))
+    assert generator.detector.calls == [(64, 64, 3)]
+    np.testing.assert_array_equal(detected.pictures[0], brought.pictures[0])
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "resolution"), [(512, 768, 500), (512, 1920, 500), (64, 64, 64), (768, 512, 490)]
+)
+def test_a_map_of_a_possible_size_keeps_it(height, width, resolution):
+    assert result_size(ask(map=np.zeros((height, width), np.uint8), image_resolution=resolution)) == (width, height)
+
+
+# Seeds ----------------------------------------------------------------------------------------------------------------
+
+
+def test_minus_one_draws_a_seed_that_repeats_the_picture(generator):
+    first = generator.generate(ask(seed=-1))
+    assert 0 <= first.seeds[0] <= 65535
+    again = generator.generate(first.request)
+    np.testing.assert_array_equal(first.pictures[0], again.pictures[0])
+
+
+def test_one_seed_a_picture_makes_each_repeatable_alone(generator):
+    batch = generator.generate(ask(num_samples=3, seed=40, eta=0.7, per_sample_seeds=True))
+    assert batch.seeds == (40, 41, 42)
+    for seed, picture in zip(batch.seeds, batch.pictures, strict=True):
+        alone = generator.generate(ask(seed=seed, eta=0.7)).pictures[0]
+        assert np.abs(alone.astype(int) - picture).max() <= 1
+
+
+def test_threads_do_not_share_random_numbers(generator):
+    alone = {seed: generator.generate(ask(seed=seed, eta=1.0)).pictures[0] for seed in range(4)}
+    state = torch.get_rng_state()
+    together = {}
+    threads = [
+        threading.Thread(
+            target=lambda s=seed: together.update({s: generator.generate(ask(seed=s, eta=1.0)).pictures[0]})
+        )
+        for seed in alone
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed, picture in alone.items():
+        np.testing.assert_array_equal(together[seed], picture)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# Steps ----------------------------------------------------------------------------------------------------------------
+
+
+def test_steps_are_told_with_previews_and_can_stop_the_run(generator):
+    steps = []
+
+    def on_step(step):
+        steps.append((step.index, step.total, step.preview().shape, step.preview().dtype))
+
+    generator.generate(ask(ddim_steps=3, num_samples=2), on_step=on_step)
+    total = steps[-1][1]
+    assert steps == [(i, total, (2, 64, 64, 3), np.uint8) for i in range(total)]
+
+    steps.clear()
+    with pytest.raises(Cancelled, match="step 2 of 5"):
+        generator.generate(ask(ddim_steps=5), on_step=on_step, should_stop=lambda: len(steps) == 2)
+    before = generator.generate(ask()).pictures[0]
+    np.testing.assert_array_equal(before, generator.generate(ask()).pictures[0])
+
+
+def test_nan_latents_are_an_error_that_names_the_step(generator, monkeypatch):
+    apply_model, calls = generator.model.apply_model, []
+
+    def poisoned(*arguments, **named):
+        calls.append(1)
+        output = apply_model(*arguments, **named)
+        return output * float("nan") if len(calls) == 2 else output
+
+    monkeypatch.setattr(generator.model, "apply_model", poisoned)
+    with pytest.raises(GenerationError, match=r"step 2 of 4 are not finite"):
+        generator.generate(ask(ddim_steps=4))
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+def test_out_of_memory_is_tried_once_more_with_slices_and_tiles(generator, monkeypatch):
+    plain = generator.generate(ask()).pictures[0]
+    tried = []
+    sample = Generator._sample
+
+    def first_fails(self, request, labels, watcher, save_memory, tiled=False):
+        tried.append((save_memory, tiled))
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return sample(self, request, labels, watcher, save_memory, tiled)
+
+    monkeypatch.setattr(Generator, "_sample", first_fails)
+    result = generator.generate(ask())
+    assert tried == [(False, False), (True, True)]
+    assert np.abs(plain.astype(int) - result.pictures[0]).max() <= 1
+
+
+def test_what_never_fits_is_told_with_a_size_that_does(generator, monkeypatch):
+    decode = memory.MemorySaver.decode
+
+    def small_only(self, latents):
+        if latents[:, 0].numel() > 64:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return decode(self, latents)
+
+    monkeypatch.setattr(memory.MemorySaver, "decode", small_only)
+    with pytest.raises(GenerationError, match=r"2 x 128x128 .* num_samples 1 at image_resolution 64 would fit"):
+        generator.generate(ask(num_samples=2, image_resolution=128))
+    assert generator.generate(ask()).pictures[0].shape == (64, 64, 3)
+
+
+def test_tiles_agree_with_the_whole_for_a_local_decoder():
+    def decode(z):
+        return torch.nn.functional.interpolate(z[:, :3], scale_factor=8, mode="nearest")
+
+    latents = torch.randn(1, 4, 30, 41)
+    torch.testing.assert_close(memory.decode_tiled(decode, latents, tile=16, overlap=4), decode(latents))
+
+
+# Requests -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_numbers_out_of_range_are_refused_by_name(name):
+    low, high = RANGES[name]
+    for value in (low - 1, high + 1, float("nan"), float("inf"), "3", None, True):
+        with pytest.raises(RequestError, match=name):
+            ask(**{name: value})
+    assert getattr(ask(**{name: low, **({"seed": 1} if name != "seed" else {})}), name) == low
+
+
+@pytest.mark.parametrize(
+    ("picture", "why"),
+    [
+        (None, "neither"),
+        (np.zeros((0, 5, 3), np.uint8), "empty"),
+        (np.zeros((4, 4, 3)), "uint8"),
+        (np.zeros((4, 4, 2), np.uint8), "input_image"),
+        (np.broadcast_to(np.uint8(0), (8000, 4001, 3)), "32 megapixels"),
+        ("house.png", "array"),
+    ],
+)
+def test_bad_pictures_are_refused(picture, why):
+    with pytest.raises(RequestError, match=why):
+        Request(picture, "a house")
+
+
+def test_bad_maps_and_settings_are_refused():
+    for labels in (np.full((4, 4), 150, np.uint8), np.zeros((4, 4, 3), np.uint8), np.zeros((0, 4), np.uint8)):
+        with pytest.raises(RequestError, match="map must"):
+            ask(map=labels)
+    with pytest.raises(RequestError, match="Unknown settings sede"):
+        request_from_settings({"prompt": "x", "sede": 1}, draw())
+    with pytest.raises(RequestError, match="prompt is missing"):
+        request_from_settings({}, draw())
+
+
+def test_packed_maps_come_back_and_lies_do_not(house_map):
+    packed = pack_map(house_map)
+    np.testing.assert_array_equal(unpack_map(packed), house_map)
+    bomb = pack_map(np.zeros((4000, 4000), np.uint8))
+    for lie in ({**packed, "width": 63}, {**bomb, "width": 2, "height": 2}, {**packed, "labels": "!"}, {}, None, 3):
+        with pytest.raises(RequestError, match="stored map"):
+            unpack_map(lie)
+
+
+def test_a_saved_picture_repeats_itself(generator, tmp_path):
+    result = generator.generate(ask(picture=draw(90, 140), num_samples=2, seed=-1))
+    save_png(tmp_path / "1.png", result.pictures[1], result.metadata(1))
+    content = read_metadata(tmp_path / "1.png")
+    assert (content["index"], content["seed"], content["model"]) == (1, result.seeds[1], "small")
+    again = generator.generate(read_request(tmp_path / "1.png"))
+    np.testing.assert_array_equal(again.pictures[1], result.pictures[1])
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "1.png"))[:, :, ::-1], result.pictures[1])
+    assert [path.name for path in tmp_path.iterdir()] == ["1.png"]
+
+
+def test_pictures_without_a_request_say_so(tmp_path):
+    save_png(tmp_path / "plain.png", draw())
+    (tmp_path / "text.png").write_text("no picture")
+    save_png(tmp_path / "broken.png", draw(), '{"request": ')
+    for name, why in (("plain", "carries no request"), ("text", "cannot be read"), ("broken", "damaged")):
+        with pytest.raises(RequestError, match=f"{name}.png: .*{why}"):
+            read_request(tmp_path / f"{name}.png")
+
+
+# Adherence ------------------------------------------------------------------------------------------------------------
+
+
+def test_adherence_of_known_maps():
+    wanted = np.array([[SKY, SKY], [GRASS, HOUSE]], np.uint8)
+    found = np.array([[SKY, GRASS], [GRASS, GRASS]], np.uint8)
+    score = measure_adherence(wanted, found)
+    assert score.pixel_accuracy == 0.5
+    assert score.miou == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
+    assert [(c.name, round(c.iou, 3), c.share) for c in score.classes] == [
+        ("house", 0.0, 0.25),
+        ("grass", 0.333, 0.25),
+        ("sky", 0.5, 0.5),
+    ]
+    np.testing.assert_array_equal(score.departs, [[False, True], [False, True]])
+
+
+def test_classes_of_one_colour_count_as_one():
+    road, skyscraper = np.full((2, 2), 6, np.uint8), np.full((2, 2), 48, np.uint8)
+    assert measure_adherence(road, skyscraper).miou == 1.0
+
+
+def test_measured_adherence_is_that_of_the_detector_on_the_result(generator):
+    result = generator.generate(ask(num_samples=2), measure=True)
+    detector = ColorDetector()
+    for picture, score in zip(result.pictures, result.adherence, strict=True):
+        assert score.pixel_accuracy == (detector.labels(picture) == result.labels).mean()
