@@ -49,21 +49,7 @@ def read_picture(source: PictureSource) -> np.ndarray:
         PictureError: no file, no picture, a truncated one, more than 32 megapixels, or pixels without a fixed range
             (32-bit integers and floats).
     """
-    decoded = _decode(source)
-    picture = decoded.picture
-    if picture.mode == "I" and decoded.format == "PPM":
-        return HWC3((np.asarray(picture) >> 8).astype(np.uint8))  # Pillow stretches deep PGM files to 16 bits
-    if picture.mode in ("I", "F"):
-        reason = "pixels of 32 bits have no fixed range; save the picture with 8 or 16 bits per channel"
-        raise PictureError(decoded.name, reason)
-    if picture.mode.startswith("I;16"):
-        return HWC3(_high_byte(decoded))
-    try:
-        if picture.has_transparency_data:
-            return HWC3(np.asarray(picture.convert("RGBA")))
-        return np.array(picture.convert("RGB"))
-    except ValueError as error:
-        raise PictureError(decoded.name, f"cannot be converted to RGB ({error})") from error
+    return decode(source).rgb()
 
 
 def read_index_map(source: PictureSource) -> np.ndarray:
@@ -79,34 +65,72 @@ def read_index_map(source: PictureSource) -> np.ndarray:
     Raises:
         PictureError: as in ``read_picture``, and for colour pictures, lossy formats and values above 255.
     """
-    decoded = _decode(source)
-    mode = decoded.picture.mode
-    if decoded.format not in INDEX_FORMATS:
-        reason = f"an index map must be stored exactly, as {', '.join(INDEX_FORMATS)}; this is {decoded.format}"
-        raise PictureError(decoded.name, reason)
-    if mode not in ("1", "L", "P") and not mode.startswith("I;16"):
-        raise PictureError(decoded.name, f"an index map has one channel of at most 16 bits, this picture is {mode}")
-    if decoded.white_is_zero:
-        raise PictureError(decoded.name, "an index map must not be inverted (TIFF with white as zero)")
-    indices = np.asarray(decoded.picture).astype(np.int32) // _STRETCH.get(decoded.raw_mode, 1)
-    if indices.max() > 255:
-        raise PictureError(decoded.name, f"an index map holds values up to 255, this one goes up to {indices.max()}")
-    return indices.astype(np.uint8)
+    return decode(source).indices()
 
 
 @dataclass(frozen=True)
-class _Decoded:
-    """A picture in memory, upright, with what its file said about it."""
+class Picture:
+    """A picture in memory, upright, with what its file said about it. See ``decode``."""
 
-    picture: Image.Image
+    pixels: Image.Image
     name: str
     format: str
     raw_mode: str
     white_is_zero: bool
 
+    @property
+    def mode(self) -> str:
+        """Pillow's word for the kind of pixels: "L" grey, "P" palette, "RGB" and so on."""
+        return self.pixels.mode
 
-def _decode(source: PictureSource) -> _Decoded:
-    """Decode the first frame, the size checked before; every failure becomes a PictureError."""
+    def rgb(self) -> np.ndarray:
+        """uint8 ``[H, W, 3]``; see ``read_picture``."""
+        if self.mode == "I" and self.format == "PPM":
+            return HWC3((np.asarray(self.pixels) >> 8).astype(np.uint8))  # Pillow stretches deep PGM files to 16 bits
+        if self.mode in ("I", "F"):
+            reason = "pixels of 32 bits have no fixed range; save the picture with 8 or 16 bits per channel"
+            raise PictureError(self.name, reason)
+        if self.mode.startswith("I;16"):
+            return HWC3(self._high_byte())
+        try:
+            if self.pixels.has_transparency_data:
+                return HWC3(np.asarray(self.pixels.convert("RGBA")))
+            return np.array(self.pixels.convert("RGB"))
+        except ValueError as error:
+            raise PictureError(self.name, f"cannot be converted to RGB ({error})") from error
+
+    def indices(self) -> np.ndarray:
+        """uint8 ``[H, W]``; see ``read_index_map``."""
+        if self.format not in INDEX_FORMATS:
+            reason = f"an index map must be stored exactly, as {', '.join(INDEX_FORMATS)}; this is {self.format}"
+            raise PictureError(self.name, reason)
+        if self.mode not in ("1", "L", "P") and not self.mode.startswith("I;16"):
+            raise PictureError(self.name, f"an index map has one channel of at most 16 bits, this is {self.mode}")
+        if self.white_is_zero:
+            raise PictureError(self.name, "an index map must not be inverted (TIFF with white as zero)")
+        indices = np.asarray(self.pixels).astype(np.int32) // _STRETCH.get(self.raw_mode, 1)
+        if indices.max() > 255:
+            raise PictureError(self.name, f"an index map holds values up to 255, this one goes up to {indices.max()}")
+        return indices.astype(np.uint8)
+
+    def _high_byte(self) -> np.ndarray:
+        """The 8 most significant bits of a grey picture of 12 or 16 bits, as Pillow itself takes them of 16-bit RGB."""
+        values = np.asarray(self.pixels)
+        grey = (values >> (4 if self.raw_mode == "I;12" else 8)).astype(np.uint8)
+        if self.white_is_zero:  # Pillow inverts the other grey modes itself
+            grey = 255 - grey
+        transparent = self.pixels.info.get("transparency")
+        if transparent is not None:
+            grey = np.where(values == transparent, np.uint8(255), grey)
+        return grey
+
+
+def decode(source: PictureSource) -> Picture:
+    """Decode the first frame, its size checked before, turned upright by its EXIF orientation.
+
+    Raises:
+        PictureError: whatever is wrong with the file.
+    """
     name = _name_of(source)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
@@ -118,7 +142,7 @@ def _decode(source: PictureSource) -> _Decoded:
             white_is_zero = getattr(picture, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == 0
             picture.load()
             upright = ImageOps.exif_transpose(picture)
-            return _Decoded(upright, name, picture.format or "", raw_mode, white_is_zero)
+            return Picture(upright, name, picture.format or "", raw_mode, white_is_zero)
     except PictureError:
         raise
     except FileNotFoundError:
@@ -142,18 +166,6 @@ def _raw_mode(picture: Image.Image) -> str:
     tiles = getattr(picture, "tile", None)
     arguments = tiles[0][3] if tiles else ""
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
-
-
-def _high_byte(decoded: _Decoded) -> np.ndarray:
-    """The 8 most significant bits of a grey picture of 12 or 16 bits, as Pillow itself takes them of 16-bit RGB."""
-    values = np.asarray(decoded.picture)
-    grey = (values >> (4 if decoded.raw_mode == "I;12" else 8)).astype(np.uint8)
-    if decoded.white_is_zero:  # Pillow inverts the other grey modes itself
-        grey = 255 - grey
-    transparent = decoded.picture.info.get("transparency")
-    if transparent is not None:
-        grey = np.where(values == transparent, np.uint8(255), grey)
-    return grey
 
 
 def _why_unidentified(source: PictureSource) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from annotator import ade20k
 from annotator.openmmlab import import_mmseg
+from annotator.upernet_inference import UPerHeadForInference, can_be_rearranged
 from ldm.weights import load_file_into
 
 if TYPE_CHECKING:
@@ -98,7 +99,10 @@ def load_segmentor(
     for part in (model.backbone, getattr(model, "neck", None), model.decode_head):
         if part is not None:
             part.to(dtype=dtype, memory_format=torch.channels_last)
-    return model.to(device).eval().requires_grad_(False)
+    model = model.to(device).eval().requires_grad_(False)
+    if can_be_rearranged(model.decode_head):
+        model.decode_head = UPerHeadForInference(model.decode_head)
+    return model
 
 
 def build_pipeline(config: Config) -> list[Any]:
