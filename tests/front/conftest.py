@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from front.small_page import ColorDetector, draw, start
 from golden_data import fill_by_recipe, load_golden, tiny_config
 from omegaconf import OmegaConf
 
-from annotator.ade20k import CLASSES, PALETTE
 from cldm.generate import Generator
+from cldm.png import save_png
 from ldm.util import instantiate_from_config
 from ldm.weights import save_state_dict
-
-SKY, GRASS, HOUSE, WATER = (CLASSES.index(name) for name in ("sky", "grass", "house", "water"))
-
-
-class ColorDetector:
-    """Names a pixel after the nearest of four colours: exact on the pictures below, deterministic on any."""
-
-    labels_at = np.array([SKY, GRASS, HOUSE, WATER], np.uint8)
-    colors = np.array([[120, 180, 250], [60, 160, 60], [190, 60, 50], [30, 60, 160]], np.int32)
-
-    def __init__(self):
-        self.calls: list[tuple[int, ...]] = []
-
-    def labels(self, picture: np.ndarray) -> np.ndarray:
-        self.calls.append(picture.shape)
-        distance = ((picture[:, :, None].astype(np.int32) - self.colors) ** 2).sum(axis=-1)
-        return self.labels_at[distance.argmin(axis=-1)]
-
-
-def draw(height: int = 64, width: int = 64) -> np.ndarray:
-    """Sky over grass with a house, uint8 RGB, in the colours that `ColorDetector` knows."""
-    picture = np.empty((height, width, 3), np.uint8)
-    picture[: height // 2] = ColorDetector.colors[0]
-    picture[height // 2 :] = ColorDetector.colors[1]
-    picture[height // 4 : height * 3 // 4, width // 4 : width // 2] = ColorDetector.colors[2]
-    return picture
 
 
 @dataclass(frozen=True)
@@ -81,11 +57,17 @@ def house_map() -> np.ndarray:
     return ColorDetector().labels(draw())
 
 
-@pytest.fixture
-def painted() -> Callable[..., np.ndarray]:
-    return draw
+@pytest.fixture(scope="session")
+def server(small_model, tmp_path_factory) -> Iterator[str]:
+    """The page over the small model, with one example scene."""
+    from page.examples import load_examples
 
-
-@pytest.fixture
-def palette() -> np.ndarray:
-    return PALETTE
+    folder = tmp_path_factory.mktemp("examples")
+    save_png(folder / "house.png", draw())
+    save_png(folder / "map.png", ColorDetector().labels(draw()))
+    line = {"picture": "house.png", "map": "map.png", "prompt": "an example house"}
+    (folder / "examples.jsonl").write_text(json.dumps(line))
+    small = Generator(small_model, ColorDetector(), name="small", resolution=64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gradio_seg2image.EXAMPLES", folder)
+        yield from start(small, "--queue-size", "100", examples=load_examples(folder))

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import GRASS, HOUSE, SKY, ColorDetector, draw
+from front.small_page import GRASS, HOUSE, SKY, ColorDetector, draw
 from golden_data import load_golden, relative_error
 
 from annotator.ade20k import colorize
@@ -145,12 +145,11 @@ def test_threads_do_not_share_random_numbers(generator):
     alone = {seed: generator.generate(ask(seed=seed, eta=1.0)).pictures[0] for seed in range(4)}
     state = torch.get_rng_state()
     together = {}
-    threads = [
-        threading.Thread(
-            target=lambda s=seed: together.update({s: generator.generate(ask(seed=s, eta=1.0)).pictures[0]})
-        )
-        for seed in alone
-    ]
+
+    def draw_with(seed):
+        together[seed] = generator.generate(ask(seed=seed, eta=1.0)).pictures[0]
+
+    threads = [threading.Thread(target=draw_with, args=(seed,)) for seed in alone]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,0 +1,50 @@
+"""What the tests of the front ends share: pictures, a detector that needs no weights, and a page that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from annotator.ade20k import CLASSES
+from cldm.generate import Generator
+from page.examples import Example
+
+SKY, GRASS, HOUSE, WATER = (CLASSES.index(name) for name in ("sky", "grass", "house", "water"))
+
+
+class ColorDetector:
+    """Names a pixel after the nearest of four colours: exact on the pictures below, deterministic on any."""
+
+    labels_at = np.array([SKY, GRASS, HOUSE, WATER], np.uint8)
+    colors = np.array([[120, 180, 250], [60, 160, 60], [190, 60, 50], [30, 60, 160]], np.int32)
+
+    def __init__(self):
+        self.calls: list[tuple[int, ...]] = []
+
+    def labels(self, picture: np.ndarray) -> np.ndarray:
+        self.calls.append(picture.shape)
+        distance = ((picture[:, :, None].astype(np.int32) - self.colors) ** 2).sum(axis=-1)
+        return self.labels_at[distance.argmin(axis=-1)]
+
+
+def draw(height: int = 64, width: int = 64) -> np.ndarray:
+    """Sky over grass with a house, uint8 RGB, in the colours that `ColorDetector` knows."""
+    picture = np.empty((height, width, 3), np.uint8)
+    picture[: height // 2] = ColorDetector.colors[0]
+    picture[height // 2 :] = ColorDetector.colors[1]
+    picture[height // 4 : height * 3 // 4, width // 4 : width // 2] = ColorDetector.colors[2]
+    return picture
+
+
+def start(generator: Generator, *options: str, examples: Sequence[Example] = ()) -> Iterator[str]:
+    """Serve the page on a free port of this machine; yields its address."""
+    import gradio_seg2image
+
+    page = gradio_seg2image.build_page(generator, examples)
+    arguments = gradio_seg2image.parse_arguments(list(options))
+    _, url, _ = gradio_seg2image.serve(page, arguments, prevent_thread_lock=True, quiet=True)
+    try:
+        yield url
+    finally:
+        page.close(verbose=False)

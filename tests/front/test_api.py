@@ -1,0 +1,180 @@
+"""The page's endpoints over HTTP, as programs call them: thirteen inputs, many clients, limits, errors."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from front.small_page import GRASS, HOUSE, SKY, ColorDetector, draw, start
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from annotator.ade20k import colorize
+from cldm.generate import Generator
+from cldm.png import read_request, save_png
+from cldm.requests import Request
+
+DEFAULTS = Request(draw(), "")
+NAMES = (
+    "input_image", "prompt", "a_prompt", "n_prompt", "num_samples", "image_resolution", "detect_resolution",
+    "ddim_steps", "guess_mode", "strength", "scale", "seed", "eta",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def client(server) -> Client:
+    return Client(server, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "house.png"
+    save_png(path, draw())
+    return path
+
+
+def process(client: Client, picture: Path, **changes) -> list[Path]:
+    settings = {"prompt": "a house", "ddim_steps": 1, "image_resolution": 64, "detect_resolution": 64, **changes}
+    gallery = client.predict(handle_file(picture), api_name="/process", **settings)
+    return [Path(item["image"]) for item in gallery]
+
+
+def test_process_has_the_originals_thirteen_inputs(client):
+    parameters = client.view_api(return_format="dict")["named_endpoints"]["/process"]["parameters"]
+    assert tuple(parameter["parameter_name"] for parameter in parameters) == NAMES
+    given = {p["parameter_name"]: p["parameter_default"] for p in parameters if p["parameter_has_default"]}
+    for name in NAMES[2:]:
+        expected = 64 if name.endswith("resolution") else getattr(DEFAULTS, name)
+        assert given[name] == expected, name
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/process", "/detect"}
+
+
+def test_map_first_then_the_pictures_each_with_its_request(client, house, generator):
+    detected, *pictures = process(client, house, num_samples=2, seed=5)
+    np.testing.assert_array_equal(np.asarray(Image.open(detected)), colorize(ColorDetector().labels(draw())))
+    request = read_request(pictures[1])
+    assert (request.prompt, request.seed, request.num_samples) == ("a house", 5, 2)
+    for ours, path in zip(generator.generate(request).pictures, pictures, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), ours)
+
+
+def test_same_seed_same_bytes_other_seed_others(client, house):
+    first, second, other = (process(client, house, seed=seed)[1].read_bytes() for seed in (11, 11, 12))
+    assert first == second
+    assert first != other
+
+
+def test_detect_gives_the_map_and_its_classes(client, house):
+    path, classes = client.predict(handle_file(house), 64, api_name="/detect")
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), colorize(ColorDetector().labels(draw())))
+    assert {entry["class"]: entry["index"] for entry in classes} == {"sky": SKY, "grass": GRASS, "house": HOUSE}
+    assert sum(entry["share"] for entry in classes) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_data_url_is_a_picture_too(client):
+    buffer = io.BytesIO()
+    Image.fromarray(draw()).save(buffer, format="PNG")
+    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    _, classes = client.predict({"url": url, "meta": {"_type": "gradio.FileData"}}, 64, api_name="/detect")
+    assert len(classes) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "why"),
+    [
+        (b"", {}, "house.png: the file is empty"),
+        (b"<html>no picture</html>", {}, "house.png: not a picture but a web page"),
+        (None, {"image_resolution": 4096}, "4096"),
+        (None, {"scale": float("inf")}, ""),
+        (None, {"ddim_steps": 0}, "0"),
+    ],
+    ids=["empty", "html", "resolution", "scale", "steps"],
+)
+def test_errors_are_one_readable_line(client, tmp_path, content, changes, why, house):
+    path = house
+    if content is not None:
+        path = tmp_path / "house.png"
+        path.write_bytes(content)
+    with pytest.raises((AppError, ValueError)) as caught:
+        process(client, path, **changes)
+    text = str(caught.value)
+    assert why in text
+    assert "Traceback" not in text and "\n" not in text and "/tmp" not in text
+
+
+def test_unexpected_errors_stay_in_the_log(small_model, house, caplog):
+    class BrokenDetector:
+        def labels(self, picture):
+            raise ZeroDivisionError("secret/path/of/the/server")
+
+    for url in start(Generator(small_model, BrokenDetector(), resolution=64)):
+        with pytest.raises(AppError, match="Something went wrong on the server"):
+            process(Client(url, verbose=False), house)
+    assert "secret/path/of/the/server" in caplog.text
+
+
+def test_uploads_over_20_megabytes_are_refused(server):
+    answer = httpx.post(f"{server}gradio_api/upload", files={"files": ("large.png", bytes(21_000_000))}, timeout=60)
+    assert answer.status_code == 413
+
+
+# Many users -----------------------------------------------------------------------------------------------------------
+
+
+def resident_megabytes() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 1e6
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc, as on Linux")
+def test_sixty_requests_from_thirty_clients_each_get_their_own(server, tmp_path):
+    def own_picture(number: int) -> np.ndarray:
+        picture = np.full((64, 64, 3), ColorDetector.colors[0], np.uint8)
+        picture[: number + 1, 20:40] = ColorDetector.colors[2]  # a house as high as the number
+        return picture
+
+    def one_client(number: int) -> list[tuple[int, list[Path]]]:
+        client = Client(server, verbose=False, download_files=tmp_path / f"client{number}")
+        answers = []
+        for own in (number, number + 30):
+            save_png(tmp_path / f"{own}.png", own_picture(own))
+            answers.append((own, process(client, tmp_path / f"{own}.png", seed=own)))
+        return answers
+
+    one_client(62)  # warm
+    before = resident_megabytes()
+    with ThreadPoolExecutor(30) as pool:
+        answers = [answer for answers in pool.map(one_client, range(30)) for answer in answers]
+    assert sorted(own for own, _ in answers) == list(range(60))
+    for own, (detected, picture) in answers:
+        expected = colorize(ColorDetector().labels(own_picture(own)))
+        np.testing.assert_array_equal(np.asarray(Image.open(detected)), expected, err_msg=str(own))
+        assert read_request(picture).seed == own
+    assert resident_megabytes() - before < 200
+
+
+def test_a_full_queue_is_said_plainly(small_model, house):
+    gate, entered = threading.Event(), threading.Event()
+
+    class SlowDetector(ColorDetector):
+        def labels(self, picture):
+            entered.set()
+            gate.wait(60)
+            return super().labels(picture)
+
+    for url in start(Generator(small_model, SlowDetector(), resolution=64), "--queue-size", "2"):
+        client = Client(url, verbose=False)
+        jobs = [client.submit(handle_file(house), 64, api_name="/detect")]
+        assert entered.wait(30)
+        jobs += [client.submit(handle_file(house), 64, api_name="/detect") for _ in range(3)]
+        refused = next(as_completed([job.future for job in jobs[1:]], timeout=30))
+        assert "full" in str(refused.exception()).lower()
+        gate.set()
+        assert all(job.result(timeout=60) for job in jobs if job.future is not refused)
