@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from annotator.ade20k import colorize
@@ -31,6 +32,10 @@ _KIND_LABELS = {
     "sheep": Label.ANIMAL, "cow": Label.ANIMAL, "pine": Label.TREE, "road_away": Label.ROAD, "car_behind": Label.CAR,
 }  # fmt: skip
 _SPOKEN = {"pine": "tree", "road_away": "road", "car_behind": "car"}
+
+
+HELD_OUT_SEED = 1_000_000_000
+"""Scenes from this seed on are for evaluation: no training step draws them."""
 
 
 @dataclass(frozen=True)
@@ -93,39 +98,73 @@ def _attributes(look: Look, labels: np.ndarray) -> dict[str, str | None]:
     return {name: value if told[name] else None for name, value in shown.items()} | {"weather": look.weather}
 
 
-class StorybookDataset(Dataset):
-    """Scenes ``first_seed`` to ``first_seed + count - 1``, drawn when they are asked for.
+class StorybookDataset:
+    """Scenes ``first_seed`` to ``first_seed + count - 1``, drawn when they are asked for: nothing is kept on disk.
 
-    Items are those of ``tutorial_dataset.py``: ``jpg`` float32 ``[size, size, 3]`` in [-1, 1], ``hint`` float32
-    ``[size, size, 3]`` in [0, 1] (the map in the colours of ADE20K), ``txt``.
+    Items are those of ``training.data.dataset.ControlDataset``, and it takes the same place in ``make_loader``. This
+    module does without torch, so that processes which only draw start at once.
 
     Args:
-        first_seed: seed of item 0.
+        first_seed: seed of item 0. Training keeps below ``HELD_OUT_SEED``.
         count: number of items.
         size: side of the pictures in pixels.
-        empty_prompts: share of prompts that are emptied beside those that are empty anyway, for guidance.
+        empty_prompts: share of prompts, in [0, 1], that are dropped beside those that are empty anyway.
+        crop: side of a random crop, for training an autoencoder; None keeps the whole picture.
+        seed: of dropped prompts, crops and noise.
     """
 
-    def __init__(self, first_seed: int = 0, count: int = 100_000, size: int = 256, empty_prompts: float = 0.0) -> None:
+    def __init__(
+        self,
+        first_seed: int = 0,
+        count: int = 1_000_000,
+        size: int = 256,
+        empty_prompts: float = 0.0,
+        crop: int | None = None,
+        seed: int = 0,
+    ) -> None:
         if count < 1:
             raise ValueError(f"count is {count}; 1 or more is wanted.")
         if not 0 <= empty_prompts <= 1:
             raise ValueError(f"empty_prompts is {empty_prompts}; a share from 0 to 1 is wanted.")
-        self.first_seed, self.count, self.size, self.empty_prompts = first_seed, count, size, empty_prompts
+        if crop is not None and not 8 <= crop <= size:
+            raise ValueError(f"crop is {crop}; 8 to the size of the pictures ({size}) is wanted.")
+        self.first_seed, self.count, self.size = first_seed, count, size
+        self.empty_prompts, self.crop, self.seed = empty_prompts, crop, seed
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
+    def describe(self, index: int) -> str:
+        """What an item is made of, for messages."""
+        return f"storybook scene of seed {self.first_seed + index}"
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """One item.
+
+        Args:
+            key: an index, or a ``training.data.dataset.Draw`` (index, position) of the training stream; an index alone
+                is its own position.
+
+        Returns:
+            ``jpg`` float32 ``[H, W, 3]`` RGB in [-1, 1]; ``hint`` float32 ``[H, W, 3]`` RGB in [0, 1], the map in the
+            colours of ADE20K; ``txt``. For a ``Draw`` also ``index`` and ``noise_seed``, integers.
+        """
+        index, position = key if isinstance(key, tuple) else (key, key)
         if not 0 <= index < self.count:
             raise IndexError(f"item {index} of {self.count}")
+        random = np.random.default_rng((self.seed, position))
         scene = draw_scene(self.first_seed + index, self.size)
-        emptied = np.random.default_rng((self.first_seed + index, 3)).random() < self.empty_prompts
-        return {
-            "jpg": scene.picture.astype(np.float32) / 127.5 - 1,
-            "hint": colorize(scene.labels).astype(np.float32) / 255,
-            "txt": "" if emptied else scene.prompt,
+        side = self.crop or self.size
+        top, left = (int(random.integers(self.size - side + 1)) for _ in range(2))
+        window = (slice(top, top + side), slice(left, left + side))
+        item: dict[str, Any] = {
+            "jpg": scene.picture[window].astype(np.float32) / 127.5 - 1,
+            "hint": colorize(scene.labels[window]).astype(np.float32) / 255,
+            "txt": "" if random.random() < self.empty_prompts else scene.prompt,
         }
+        if isinstance(key, tuple):
+            item |= {"index": index, "noise_seed": int(random.integers(2**63))}
+        return item
 
 
 def write_dataset(folder: Path, count: int, seed: int = 0, size: int = 256, workers: int = 1) -> None:
@@ -149,7 +188,8 @@ def write_dataset(folder: Path, count: int, seed: int = 0, size: int = 256, work
     if workers == 1:
         lines = _with_progress(map(draw, seeds), count)
     else:
-        with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        fresh = get_context("spawn")  # OpenCV's threads do not survive a fork
+        with ProcessPoolExecutor(workers, fresh, cv2.setNumThreads, (1,)) as pool:
             lines = _with_progress(pool.map(draw, seeds, chunksize=16), count)
     unfinished = index.with_suffix(".part")
     unfinished.write_text("".join(lines), encoding="utf-8")
