@@ -97,7 +97,10 @@ def transfer_control(base: StateDict, control: StateDict, target: StateDict) -> 
         else:
             state[key] = _offset(tensor, base.get(counterpart(key)), target.get(counterpart(key)))
     if not any(key.startswith(UNET) for key in control):  # the control alone: the rest is the target's
-        state = {**{key: tensor for key, tensor in target.items() if not key.startswith(CONTROL)}, **state}
+        state = {**_without_control(target), **state}
+    for prefix in BORROWED:
+        if not any(key.startswith(prefix) for key in state):
+            raise WeightsError(f"neither the target nor the control has {prefix}* keys; one of them must")
     return state, borrowed
 
 
@@ -148,4 +151,9 @@ def merge_control(base: StateDict, control: StateDict) -> dict[str, Tensor]:
     ]
     if shapes:
         raise WeightsError(f"base and control are of different versions of Stable Diffusion ({first_few(shapes)})")
-    return {**{key: tensor for key, tensor in base.items() if not key.startswith(CONTROL)}, **part}
+    return {**_without_control(base), **part}
+
+
+def _without_control(state: StateDict) -> dict[str, Tensor]:
+    """Without the averages of training either, which know of no new control and take as much room as the UNet."""
+    return {key: tensor for key, tensor in state.items() if not key.startswith((CONTROL, "model_ema."))}

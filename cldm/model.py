@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from yaml import YAMLError
 
 from ldm.util import instantiate_from_config
-from ldm.weights import load_file_into, map_state_dict, read_state_dict
+from ldm.weights import load_file_into, read_state_dict
 
 if TYPE_CHECKING:
     from cldm.cldm import ControlLDM
@@ -67,7 +68,7 @@ def load_model(
 ) -> ControlLDM:
     """Build a model around the weights of a file, ready for sampling.
 
-    No weight is initialised or in memory twice: the peak is the model's size in ``dtype`` and a sixteenth of the
+    No weight is initialised or in memory twice: the peak is the model's size in ``dtype`` and an eighth of the
     file. The weights are copies, so the file may be changed or deleted while the model lives.
 
     Args:
@@ -90,9 +91,20 @@ def load_model(
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)
     computed = [name for name, buffer in model.named_buffers() if not buffer.is_meta]
-    advice = _advice(model.state_dict(), map_state_dict(weights_path), control)
+    advice = partial(advice_for, model.state_dict(), needs_control=control is None)
     load_file_into(model, weights_path, device, overlay=control, ignore=HARMLESS_KEYS, optional=computed, hint=advice)
     return model.to(device).eval()
+
+
+def scratch_state(config_path: str | Path) -> dict[str, Tensor]:
+    """What a new ControlNet model starts from: fresh values for the control and the schedules, the rest on meta."""
+    config = load_config(config_path).model
+    if "control_stage_config" not in config.get("params", {}):
+        raise ValueError(f"{config_path}: the model has no control_stage_config, so it is not a ControlNet")
+    with parameters_on_meta():
+        model = instantiate_from_config(config)
+    model.control_model = instantiate_from_config(config.params.control_stage_config)
+    return model.state_dict()
 
 
 def load_config(config_path: str | Path) -> DictConfig:
@@ -101,7 +113,8 @@ def load_config(config_path: str | Path) -> DictConfig:
         config = OmegaConf.load(config_path)
     except (OSError, YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{config_path}: cannot be read as a model definition: {error}") from error
-    if not isinstance(config, DictConfig) or "target" not in (config.get("model") or {}):
+    model = config.get("model") if isinstance(config, DictConfig) else None
+    if not isinstance(model, DictConfig) or "target" not in model:
         raise ValueError(f"{config_path}: no model definition; expected `model:` with a `target:` in it")
     return config
 
@@ -126,8 +139,8 @@ def parameters_on_meta() -> Iterator[None]:
         hook.remove()
 
 
-def _advice(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], control: str | Path | None) -> str:
-    """What a file seems to be, if it is not what the model wants, and what to do with it."""
+def advice_for(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], needs_control: bool = True) -> str:
+    """What the weights ``state`` seem to be, given that they do not fit ``wanted``, and what to do with them."""
     keys = state.keys()
     if any("lora" in key.lower() for key in keys):
         return "The file is a LoRA: a small change to a model, not a model. Merge it into a checkpoint first."
@@ -150,7 +163,7 @@ def _advice(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], control: 
         return f"The file is {known}; the model definition is for {_VERSIONS.get(expected, expected)}."
     if _width(state, _FIRST_WEIGHT) == 9:
         return "The file is an inpainting model, whose UNet takes 9 channels."
-    if not _has(keys, "control_model.") and control is None:
+    if needs_control and not _has(keys, "control_model."):
         return (
             "The file is Stable Diffusion without control: put a ControlNet in with tool_merge_control.py, or start a "
             "new one with tool_add_control.py."

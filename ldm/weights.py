@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -33,7 +33,9 @@ __all__ = [
 ]
 
 PICKLE_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin")
-_GROUPS = 16
+_GROUPS, _LEAST_GROUP_BYTES = 8, 16 * 2**20
+
+Hint = str | Callable[[Mapping[str, Tensor]], str]
 
 
 def read_state_dict(
@@ -41,8 +43,8 @@ def read_state_dict(
 ) -> dict[str, Tensor]:
     """Read every tensor of a weights file into memory of its own.
 
-    The file is copied in sixteen groups out of a memory map, so the peak is the size of the result and a sixteenth of
-    the file, also when ``dtype`` halves it (a legacy pickle cannot be mapped and is first read whole). The file may be
+    The file is copied in eight groups out of a memory map, so the peak is the size of the result and an eighth of the
+    file, also when ``dtype`` halves it (a legacy pickle cannot be mapped and is first read whole). The file may be
     changed or deleted afterwards.
 
     Args:
@@ -74,7 +76,7 @@ def load_file_into(
     overlay: str | Path | None = None,
     ignore: Collection[str] = (),
     optional: Collection[str] = (),
-    hint: str = "",
+    hint: Hint = "",
 ) -> None:
     """Check a weights file against a module, then read it in; a module on the meta device is the cheapest target.
 
@@ -110,7 +112,7 @@ def load_into(
     strict: bool = True,
     ignore: Collection[str] = (),
     optional: Collection[str] = (),
-    hint: str = "",
+    hint: Hint = "",
 ) -> None:
     """Assign the tensors of a state dict to a module, without a copy where dtype and device are right already.
 
@@ -121,7 +123,7 @@ def load_into(
         strict: missing and unexpected keys are errors; a wrong shape always is.
         ignore: keys that may come and are not used, as shell patterns (``model_ema.*``).
         optional: keys that may be missing, as shell patterns; the module keeps what it has.
-        hint: what to do, for the end of the error.
+        hint: what to do, for the end of the error; or a function that tells it from the state dict.
 
     Raises:
         WeightsError: keys or shapes do not fit; the module is then unchanged.
@@ -214,7 +216,7 @@ def _check_fit(
     strict: bool,
     ignore: Collection[str],
     optional: Collection[str],
-    hint: str,
+    hint: Hint,
 ) -> None:
     wanted = module.state_dict()
     faults = []
@@ -231,7 +233,7 @@ def _check_fit(
     faults += [f"{len(shapes)} shapes differ ({first_few(shapes)})"] if shapes else []
     if faults:
         text = f"{source}: these weights do not fit {type(module).__name__}: {'; '.join(faults)}."
-        raise WeightsError(f"{text} {hint}".strip())
+        raise WeightsError(f"{text} {hint if isinstance(hint, str) else hint(state)}".strip())
 
 
 def _matches(key: str, patterns: Collection[str]) -> bool:
@@ -244,12 +246,12 @@ def _copies(
     """Copy tensors out of a file one by one; a mapping of dtypes also says which keys are wanted.
 
     Touched pages of a memory map count as the process's memory until it is unmapped. So the file is mapped anew for
-    every group of tensors: opening costs milliseconds, and the pages of the last group go.
+    every group of tensors, and the pages of the last group go.
     """
     state, is_mapped = open_weights(path)
     version = _version(path)
     keys = [key for key in state if not isinstance(dtypes, Mapping) or key in dtypes]
-    group_bytes = sum(state[key].nbytes for key in keys) / _GROUPS
+    group_bytes = max(_LEAST_GROUP_BYTES, sum(state[key].nbytes for key in keys) / _GROUPS)
     touched = 0
     for key in keys:
         if is_mapped and touched > group_bytes:

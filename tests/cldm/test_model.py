@@ -1,0 +1,276 @@
+"""Models from files: the released keys, one way in, little memory, and errors that say what a file is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from golden_data import load_golden, recipe_state, relative_error, released_keys, tiny_config
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from cldm.model import create_model, get_state_dict, load_model, load_state_dict, parameters_on_meta
+from ldm.weights import WeightsError, save_state_dict
+
+REPOSITORY = Path(__file__).parents[2]
+POSITION_IDS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+
+
+def write_config(folder: Path, version: str = "unet_v15") -> Path:
+    path = folder / f"{version}.yaml"
+    OmegaConf.save({"model": tiny_config(load_golden(version)[1])}, path)
+    return path
+
+
+def make_state(config: Path) -> dict[str, Tensor]:
+    """The recipe's weights; schedules as the model computes them."""
+    model = create_model(config)
+    return {**model.state_dict(), **recipe_state(dict(model.named_parameters()))}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_config(tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(scope="module")
+def state(config: Path) -> dict[str, Tensor]:
+    return make_state(config)
+
+
+def assert_equal(model: nn.Module, state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
+    weights = dict(model.named_parameters()).keys()
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[key].to(dtype) if key in weights else state[key]), key
+
+
+# --- the released files ---
+
+
+@pytest.mark.parametrize("name", ["cldm_v15", "cldm_v21"])
+def test_keys_and_shapes_are_the_released_ones_in_their_order(name: str):
+    with parameters_on_meta():
+        model = create_model(REPOSITORY / "models" / f"{name}.yaml")
+    released = released_keys(name)
+    released.pop(POSITION_IDS, None)  # accepted when it comes; libraries of today do not keep it
+    ours = {key: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for key, t in model.state_dict().items()}
+    assert ours == released
+    assert list(ours) == list(released)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert not any(buffer.is_meta for buffer in model.buffers())
+
+
+# --- loading ---
+
+
+@pytest.mark.parametrize(
+    ("version", "suffix", "dtype"),
+    [("unet_v15", ".ckpt", None), ("unet_v15", ".safetensors", torch.float16), ("unet_v21", ".pth", torch.float16)],
+)
+def test_a_file_gives_a_whole_model_in_eval_mode(version: str, suffix: str, dtype: torch.dtype | None, tmp_path: Path):
+    config, path = write_config(tmp_path, version), tmp_path / f"weights{suffix}"
+    state = make_state(config)
+    save_state_dict(state, path)
+    model = load_model(config, path, dtype=dtype)
+    assert not model.training
+    assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
+    assert_equal(model, state, dtype or torch.float32)
+    for key, tensor in create_model(config).named_buffers():
+        assert torch.equal(model.get_buffer(key), tensor), "also those that no file holds, and schedules in float32"
+
+
+def test_a_loaded_file_computes_what_the_original_computed(config: Path, state: dict[str, Tensor], tmp_path: Path):
+    """From a file, through this module, to the recorded output: nothing on the way is lost or mixed up."""
+    golden, _ = load_golden("unet_v15")
+    save_state_dict(state, tmp_path / "weights.ckpt")
+    model = load_model(config, tmp_path / "weights.ckpt")
+    cond = {"c_concat": [golden["hint"]], "c_crossattn": [golden["context"]], "control_scales": [0.7] * 5}
+    with torch.no_grad():
+        eps = model.apply_model(golden["x"], golden["t"], cond)
+    assert relative_error(eps, golden["eps.apply"]) <= 1e-5
+
+
+def test_half_precision_files_load_as_float32(config: Path, state: dict[str, Tensor], tmp_path: Path):
+    half = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    save_state_dict(half, tmp_path / "half.safetensors")
+    model = load_model(config, tmp_path / "half.safetensors")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_harmless_keys_may_come_and_schedules_may_be_missing(config: Path, state: dict[str, Tensor], tmp_path: Path):
+    schedules = dict(create_model(config).named_buffers())
+    file = {key: tensor for key, tensor in state.items() if key not in schedules}
+    file |= {
+        "model_ema.decay": torch.ones(()),
+        POSITION_IDS: torch.arange(77)[None],
+        "first_stage_model.loss.x": file["control_model.zero_convs.0.0.bias"],
+    }
+    torch.save({"state_dict": file}, tmp_path / "weights.ckpt")
+    model = load_model(config, tmp_path / "weights.ckpt")
+    assert_equal(model, state)
+    assert torch.equal(model.alphas_cumprod, schedules["alphas_cumprod"])
+
+
+def test_a_control_alone_joins_a_base(config: Path, state: dict[str, Tensor], tmp_path: Path):
+    control = {key: tensor + 1 for key, tensor in state.items() if key.startswith("control_model.")}
+    base = {key: tensor for key, tensor in state.items() if not key.startswith("control_model.")}
+    save_state_dict(base, tmp_path / "sd.safetensors")
+    save_state_dict(control, tmp_path / "control.pth")
+    model = load_model(config, tmp_path / "sd.safetensors", control=tmp_path / "control.pth")
+    assert_equal(model, {**base, **control})
+    save_state_dict(state, tmp_path / "whole.ckpt")
+    model = load_model(config, tmp_path / "whole.ckpt", control=tmp_path / "control.pth")
+    assert_equal(model, {**base, **control})
+
+
+def test_the_names_of_the_original(state: dict[str, Tensor], tmp_path: Path):
+    torch.save({"state_dict": state}, tmp_path / "weights.ckpt")
+    loaded = load_state_dict(tmp_path / "weights.ckpt", location="cpu")
+    assert loaded.keys() == state.keys()
+    assert get_state_dict({"state_dict": state, "epoch": 1}) is state
+    assert get_state_dict(state) is state
+
+
+def test_only_this_threads_modules_go_to_meta():
+    built: list[nn.Module] = []
+    with parameters_on_meta():
+        thread = threading.Thread(target=lambda: built.append(nn.Linear(2, 2)))
+        thread.start()
+        thread.join()
+        mine = nn.BatchNorm1d(2)
+    assert mine.weight.is_meta
+    assert not mine.running_mean.is_meta
+    assert not built[0].weight.is_meta
+    assert not nn.Linear(2, 2).weight.is_meta
+
+
+# --- files that do not fit ---
+
+
+def renamed(state: dict[str, Tensor], prefix: str, to: str) -> dict[str, Tensor]:
+    return {to + key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
+
+
+UNET, FIRST = "model.diffusion_model.", "model.diffusion_model.input_blocks.0.0.weight"
+CONTEXT = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+WRONG: dict[str, tuple[Any, list[str]]] = {
+    "a LoRA": (lambda s: {"lora_unet_down_blocks_0.lora_up.weight": torch.ones(2, 2)}, ["LoRA", "Merge it"]),
+    "a VAE": (lambda s: renamed(s, "first_stage_model.", ""), ["VAE alone", "keys are missing"]),
+    "a VAE of a checkpoint": (lambda s: renamed(s, "first_stage_model.", "first_stage_model."), ["VAE alone"]),
+    "a ControlNet": (lambda s: renamed(s, "control_model.", "control_model."), ["ControlNet alone", "tool_merge"]),
+    "plain Stable Diffusion": (
+        lambda s: {key: t for key, t in s.items() if not key.startswith("control_model.")},
+        ["control_model.time_embed.0.weight, control_model.time_embed.0.bias", "without control", "tool_add_control"],
+    ),
+    "diffusers": (lambda s: renamed(s, UNET, "down_blocks."), ["layout of diffusers"]),
+    "SDXL": (lambda s: {**s, "conditioner.embedders.0.x": torch.ones(1)}, ["Stable Diffusion XL"]),
+    "another network": (lambda s: {"layer1.0.conv1.weight": torch.ones(1)}, ["no Stable Diffusion", "layer1.0.conv1"]),
+    "other text width": (
+        lambda s: {**s, CONTEXT: torch.ones(len(s[CONTEXT]), 1024)},
+        ["Stable Diffusion 2.x, models/cldm_v21.yaml", f"{CONTEXT}: [32, 1024] in the file"],
+    ),
+    "inpainting": (lambda s: {**s, FIRST: torch.ones(len(s[FIRST]), 9, 3, 3)}, ["inpainting", f"{FIRST}: [32, 9,"]),
+    "a missing key": (lambda s: {key: t for key, t in s.items() if key != FIRST}, ["1 keys are missing", FIRST]),
+    "an extra key": (lambda s: {**s, "control_model.a": torch.ones(1)}, ["1 keys are unknown", "control_model.a"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_files_say_what_they_are(kind: str, config: Path, state: dict[str, Tensor], tmp_path: Path):
+    change, says = WRONG[kind]
+    path = tmp_path / "file.safetensors"
+    save_state_dict(change(state), path)
+    with pytest.raises(WeightsError) as caught:
+        load_model(config, path)
+    assert str(caught.value).startswith(f"{path}: these weights do not fit ControlLDM: ")
+    for words in says:
+        assert words in str(caught.value)
+
+
+def test_full_size_weights_of_the_other_version_are_told_apart(tmp_path: Path):
+    """SD 2.1 under the 1.5 YAML; the tensors take no room, since a look at their shapes is enough."""
+    wide = released_keys("cldm_v21")
+    with (tmp_path / "v21.safetensors").open("wb") as file:  # a header and a hole
+        header, end = {}, 0
+        for key, (shape, _dtype) in wide.items():
+            size = 4 * torch.Size(shape).numel()
+            header[key] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+            end += size
+        text = json.dumps(header).encode()
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    with pytest.raises(WeightsError) as caught:
+        load_model(REPOSITORY / "models" / "cldm_v15.yaml", tmp_path / "v21.safetensors")
+    for words in (
+        "v21.safetensors",
+        "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",
+        "cond_stage_model.model.positional_embedding",
+        f"{CONTEXT}: [320, 1024] in the file, [320, 768] in the model",
+        "The file is Stable Diffusion 2.x, models/cldm_v21.yaml; the model definition is for Stable Diffusion 1.x",
+    ):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "[1, 2]", "model: 3", "model: {params: {}}", "a: [", "model: {target: os.system}", "\xff"]
+)
+def test_a_broken_definition_is_named(content: str | None, tmp_path: Path):
+    path = tmp_path / "broken.yaml"
+    if content is not None:
+        path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"broken\.yaml|os\.system"):
+        create_model(path)
+
+
+# --- memory ---
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc")
+def test_loading_takes_little_more_memory_than_the_model(tmp_path: Path):
+    """The peak of a fresh process, mapped pages included, over the size of the file: at most 1.35."""
+    case = load_golden("unet_v15")[1]
+    config = tiny_config(case)
+    for stage in ("control_stage_config", "unet_config"):
+        config.params[stage].params.model_channels = 128
+    OmegaConf.save({"model": config}, tmp_path / "middle.yaml")
+    script = """
+        import gc, json, sys
+        from pathlib import Path
+        import torch
+        from cldm.model import create_model, load_model
+        from ldm.weights import save_state_dict
+
+        def kilobytes(name):
+            line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+            return int(line.split()[1])
+
+        folder = Path(sys.argv[1])
+        config = folder / "middle.yaml"
+        state = create_model(config).state_dict()
+        for suffix in (".ckpt", ".safetensors"):
+            save_state_dict(state, folder / f"weights{suffix}")
+        del state
+        peaks = {}
+        for suffix, dtype in ((".ckpt", "float32"), (".ckpt", "bfloat16"), (".safetensors", "float16")):
+            gc.collect()
+            Path("/proc/self/clear_refs").write_text("5")
+            before = kilobytes("VmRSS")
+            model = load_model(config, folder / f"weights{suffix}", dtype=getattr(torch, dtype))
+            used = kilobytes("VmHWM") - before
+            peaks[f"{suffix} {dtype}"] = used * 1024 / (folder / f"weights{suffix}").stat().st_size
+            del model
+        print(json.dumps({"bytes": (folder / "weights.ckpt").stat().st_size, "peaks": peaks}))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert 80e6 < found["bytes"] < 300e6
+    for name, peak in found["peaks"].items():
+        assert peak < (1.35 if "float32" in name else 0.85), found
