@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # Channels enlarged at a time when classes are compared at full size: 150 classes at 32 megapixels would be 19 GB.
 _CLASSES_AT_ONCE = 8
+_MIN_SIDE = 32  # the coarsest features of nearly every backbone are at 1/32 of the picture
 
 
 def read_config(path: str | Path) -> Config:
@@ -153,20 +155,32 @@ def predict_labels(model: nn.Module, pipeline: Sequence[Any], pictures: Sequence
 
     Returns:
         One uint8 ``[H, W]`` per picture.
+
+    Raises:
+        ValueError: a picture so narrow that too little of it is left at the network's size.
     """
-    samples: dict[str, list] = {"inputs": [], "data_samples": []}
-    for picture in pictures:
-        sample: Any = {"img": picture}
-        for step in pipeline:
-            sample = step(sample)
-        for name, values in samples.items():
-            values.append(sample[name])
-    batch = model.data_preprocessor(samples, training=False)
+    samples = [_prepare(pipeline, picture) for picture in pictures]
+    batch = {name: [sample[name] for sample in samples] for name in ("inputs", "data_samples")}
+    batch = model.data_preprocessor(batch, training=False)
     dtype = next(model.decode_head.parameters()).dtype
     inputs = batch["inputs"].to(dtype, memory_format=torch.channels_last)
     metas = [sample.metainfo for sample in batch["data_samples"]]
     logits = model.inference(inputs, metas)
     return [_labels(model, logits[i : i + 1], meta).cpu().numpy() for i, meta in enumerate(metas)]
+
+
+def _prepare(pipeline: Sequence[Any], picture: np.ndarray) -> dict[str, Any]:
+    height, width = picture.shape[:2]
+    too_narrow = f"A picture of {width}x{height} pixels is too narrow: resized for the detector, it has less than"
+    sample: Any = {"img": picture}
+    try:
+        for step in pipeline:
+            sample = step(sample)
+    except cv2.error as error:
+        raise ValueError(f"{too_narrow} a pixel.") from error
+    if min(sample["inputs"].shape[1:]) < _MIN_SIDE:
+        raise ValueError(f"{too_narrow} {_MIN_SIDE} pixels on one side.")
+    return sample
 
 
 def _labels(model: nn.Module, logits: Tensor, meta: dict[str, Any]) -> Tensor:

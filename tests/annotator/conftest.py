@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -47,7 +48,9 @@ class DetectorFiles(NamedTuple):
 
 def _save_filled(config: Path, checkpoint: Path) -> None:
     """Fill the network of a config by the recipe and save it as mmseg does, with other things beside the weights."""
-    model = golden_data.fill_by_recipe(build_segmentor(config))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Default ``avg_non_ignore``")
+        model = golden_data.fill_by_recipe(build_segmentor(config))
     with torch.no_grad():
         model.decode_head.conv_seg.weight *= 8  # many classes in every map
     torch.save({"meta": {"CLASSES": ("a", "b"), "epoch": 1}, "state_dict": model.state_dict()}, checkpoint)

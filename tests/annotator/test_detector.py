@@ -161,3 +161,9 @@ def test_argmax_in_pieces_is_the_argmax(align_corners: bool):
     logits = torch.randn(2, 21, 7, 9)
     whole = F.interpolate(logits, (50, 31), mode="bilinear", align_corners=align_corners).argmax(dim=1)
     assert torch.equal(argmax_at_size(logits, (50, 31), align_corners).long(), whole)
+
+
+@pytest.mark.parametrize("shape", [(1, 4000, 3), (20, 400, 3)])
+def test_picture_too_narrow_for_the_network(detector: UniformerDetector, shape: tuple[int, int, int]):
+    with pytest.raises(ValueError, match=f"{shape[1]}x{shape[0]} pixels is too narrow"):
+        detector(np.zeros(shape, np.uint8))
