@@ -25,7 +25,8 @@ FRONT_ENDS = ("page",)  # and the flat scripts: they may import gradio
 REGISTERED_WITH_MMSEG = ("annotator.uniformer.backbone",)  # imported by UniformerDetector when it is first called
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 # Libraries that are slow to import: a module may use them, but only once it is asked to work.
-HEAVY = ("transformers", "open_clip", "mmseg", "mmcv", "mmengine", "gradio", "diffusers", "matplotlib", "pandas")
+# (Lightning itself imports torchmetrics, and so the bare `transformers` and matplotlib.)
+HEAVY = ("transformers.modeling_utils", "open_clip", "mmseg", "mmcv", "mmengine", "gradio", "diffusers", "pandas")
 
 
 def pins(python: str) -> dict[str, str]:
