@@ -26,7 +26,8 @@ import torch
 from ldm.torchvision_ops import declare_missing_ops
 
 declare_missing_ops()
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+if "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
 @pytest.fixture(autouse=True)

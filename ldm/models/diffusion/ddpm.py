@@ -197,11 +197,22 @@ class LatentDiffusion(DDPM):
     # ---- pictures
 
     @torch.no_grad()
-    def sample_log(self, cond: Any, batch_size: int, ddim: bool, ddim_steps: int, **kwargs) -> tuple[torch.Tensor, Any]:
-        """Samples for a condition, and the sampler's intermediate results: DDIM, or all of DDPM's steps."""
+    def sample_log(
+        self,
+        cond: Any,
+        batch_size: int,
+        ddim: bool,
+        ddim_steps: int,
+        size: Sequence[int] | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, Any]:
+        """Samples for a condition, and the sampler's intermediate results: DDIM, or all of DDPM's steps.
+
+        ``size`` is the latents' (height, width); by default it follows from the hint, or is the model's own.
+        """
+        size = size or condition_size(cond) or (self.image_size, self.image_size)
         if not ddim:
-            return self.sample(batch_size, return_intermediates=True, cond=cond, verbose=False)
-        size = condition_size(cond) or (self.image_size, self.image_size)
+            return self.p_sample_loop((batch_size, self.channels, *size), cond, verbose=False)
         return DDIMSampler(self).sample(ddim_steps, batch_size, (self.channels, *size), cond, verbose=False, **kwargs)
 
     def unconditional_like(self, cond: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -64,10 +65,10 @@ def log_latent_images(
         log["diffusion_row"] = picture_rows([model.decode_first_stage(z) for z in noisy])
 
     def run(**guidance: Any) -> tuple[torch.Tensor, Any]:
-        if not use_ema_scope:
-            return model.sample_log(cond, rows, ddim=True, ddim_steps=ddim_steps, eta=ddim_eta, **guidance)
-        with model.ema_scope("log_images"):
-            return model.sample_log(cond, rows, ddim=True, ddim_steps=ddim_steps, eta=ddim_eta, **guidance)
+        with model.ema_scope("log_images") if use_ema_scope else nullcontext():
+            return model.sample_log(
+                cond, rows, ddim=True, ddim_steps=ddim_steps, eta=ddim_eta, size=latent.shape[-2:], **guidance
+            )
 
     if sample:
         samples, intermediates = run()

@@ -6,10 +6,12 @@ Source: ldm/modules/encoders/modules.py of the original, and its cldm/hack.py fo
 
 from __future__ import annotations
 
+import html
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ftfy
 import torch
 from torch import nn
 
@@ -79,13 +81,18 @@ class AbstractEncoder(nn.Module):
         chunks = CHUNKS if self.long_prompts == "chunk" else 1
         rows = []
         for prompt in [text] if isinstance(text, str) else text:
-            ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            ids = self.tokenizer(self.clean(prompt), add_special_tokens=False)["input_ids"]
             if len(ids) > chunks * room:
                 lost = self.tokenizer.decode(ids[chunks * room :])
                 logger.warning("prompt cut after %d tokens; lost: %r", chunks * room, lost)
             parts = [ids[i * room : (i + 1) * room] for i in range(chunks)]
             rows.append([[start, *part, end] + [self.pad_token_id] * (room - len(part)) for part in parts])
         return torch.tensor(rows)
+
+    @staticmethod
+    def clean(prompt: str) -> str:
+        """Mend broken Unicode and straighten quotes, as CLIP's tokenizer did for the original."""
+        return ftfy.fix_text(prompt)
 
     def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """Token ids ``[B, max_length]`` -> ``[B, max_length, width]``."""
@@ -200,6 +207,11 @@ class FrozenOpenCLIPEmbedder(AbstractEncoder):
             self.freeze()
         if device is not None:
             self.to(device)
+
+    @staticmethod
+    def clean(prompt: str) -> str:
+        """Mend broken Unicode and resolve HTML entities, also doubled ones, as open_clip does."""
+        return html.unescape(html.unescape(ftfy.fix_text(prompt)))
 
     def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """Token ids ``[B, max_length]`` -> ``[B, max_length, width]``."""
