@@ -42,7 +42,7 @@ def add_control(weights: StateDict, scratch: StateDict) -> tuple[dict[str, Tenso
     Args:
         weights: Stable Diffusion's.
         scratch: those of a freshly built ControlNet model. They give names, order, shapes and types, and the values of
-            new keys: parts of the control that have no counterpart, and schedules. All others may be on meta.
+            new keys: parts of the control that have no counterpart, and schedules. The others are on meta.
 
     Returns:
         The model's whole state dict, in the order of ``scratch``; tensors without a change of type are those of
@@ -52,7 +52,7 @@ def add_control(weights: StateDict, scratch: StateDict) -> tuple[dict[str, Tenso
         WeightsError: Stable Diffusion's part is incomplete, or shapes differ.
     """
     new = [key for key in scratch if counterpart(key) not in weights]
-    if missing := [key for key in new if scratch[key].is_meta or key.startswith(UNET)]:
+    if missing := [key for key in new if scratch[key].is_meta and not key.startswith(CONTROL)]:
         raise WeightsError(f"these weights lack {len(missing)} keys of Stable Diffusion ({first_few(missing)})")
     shapes = [
         f"{counterpart(key)}: {list(weights[counterpart(key)].shape)}, not {list(tensor.shape)}"

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cldm.convert import CONTROL, add_control, merge_control, transfer_control
-from cldm.model import advice_for, scratch_state
+from cldm.model import advice_for, load_config, parameters_on_meta
+from ldm.util import instantiate_from_config
 from ldm.weights import WeightsError, check_can_save, map_state_dict, save_state_dict
 
 
@@ -31,12 +32,18 @@ def add_control_to_file(
     """
     _check_output(output, force)
     weights = map_state_dict(source)
-    scratch = scratch_state(config)
+    definition = load_config(config).model
+    if "control_stage_config" not in definition.get("params", {}):
+        raise ValueError(f"{config}: the model has no control_stage_config, so it is not a ControlNet")
+    with parameters_on_meta():
+        model = instantiate_from_config(definition)
     try:
-        state, new = add_control(weights, scratch)
+        add_control(weights, model.state_dict())  # a trial on shapes alone
     except WeightsError as error:
-        advice = advice_for(scratch, weights, needs_control=False)
+        advice = advice_for(model.state_dict(), weights, needs_control=False)
         raise WeightsError(f"{source}: {error}. {advice}") from error
+    model.control_model = instantiate_from_config(definition.params.control_stage_config)  # with values
+    state, new = add_control(weights, model.state_dict())
     save_state_dict(state, output, progress=progress)
     return new
 

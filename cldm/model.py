@@ -96,17 +96,6 @@ def load_model(
     return model.to(device).eval()
 
 
-def scratch_state(config_path: str | Path) -> dict[str, Tensor]:
-    """What a new ControlNet model starts from: fresh values for the control and the schedules, the rest on meta."""
-    config = load_config(config_path).model
-    if "control_stage_config" not in config.get("params", {}):
-        raise ValueError(f"{config_path}: the model has no control_stage_config, so it is not a ControlNet")
-    with parameters_on_meta():
-        model = instantiate_from_config(config)
-    model.control_model = instantiate_from_config(config.params.control_stage_config)
-    return model.state_dict()
-
-
 def load_config(config_path: str | Path) -> DictConfig:
     """Read a YAML model definition, and check that there is a ``model`` with a ``target`` in it."""
     try:
