@@ -44,7 +44,7 @@ class TrainedWeightsEMA(EMAWeightAveraging):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
             self._trained = _TrainedWeights(pl_module)
-            self._trained._device = pl_module.device
+            self._trained._device = trainer.strategy.root_device  # where the weights are about to go
             super().setup(trainer, self._trained, stage)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any) -> None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -95,7 +94,7 @@ def make_fill50k(
         count: number of examples.
         size: side of the pictures in pixels.
         seed: of the whole set.
-        workers: processes, one per core by default; the result does not depend on them.
+        workers: threads, one per core by default; the result does not depend on them.
         force: replace a set that is there already.
 
     Raises:
@@ -113,9 +112,8 @@ def make_fill50k(
     for kind in ("source", "target"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     write = partial(_write_example, folder=folder, size=size, seed=seed)
-    # Spawned, not forked: forking a process that runs threads (OpenCV, torch) may hang.
-    with ProcessPoolExecutor(workers or os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        written = pool.map(write, range(count), chunksize=max(1, min(64, count // 16)))
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:  # drawing and packing release the interpreter's lock
+        written = pool.map(write, range(count))
         lines = list(tqdm(written, total=count, desc=f"Drawing {folder}", disable=not progress))
     unfinished = prompts.with_suffix(".json.part")
     unfinished.write_text("".join(lines), encoding="utf-8")
@@ -128,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=50_000, help="number of examples (%(default)s)")
     parser.add_argument("--size", type=int, default=512, help="side of the pictures in pixels (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws another set (%(default)s)")
-    parser.add_argument("--workers", type=int, help="processes (one per core)")
+    parser.add_argument("--workers", type=int, help="threads (one per core)")
     parser.add_argument("--force", action="store_true", help="replace a set that is there already")
     options = parser.parse_args(arguments)
     try:

@@ -25,7 +25,7 @@ class BatchStream(Sampler[list[Draw]]):
         shapes: what must be equal within a batch, one entry an item (height and width).
         batch_size: items per batch and process.
         seed: of the order.
-        shuffle: False keeps the order of the data set.
+        shuffle: False keeps the order of the data set, and makes all epochs equal.
         rank, world_size: this process and how many there are.
         accumulate: batches per optimizer step; an epoch's batches are filled up to a multiple of it, so that no step is
             made of fewer.
@@ -61,7 +61,8 @@ class BatchStream(Sampler[list[Draw]]):
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        if self.shuffle:  # validation sees the same samples with the same noise every time
+            self.epoch = epoch
 
     @property
     def global_batch_size(self) -> int:

@@ -1,0 +1,31 @@
+"""Train a ControlNet. Every setting is an option too: python tutorial_train.py --help"""
+
+from training.run import TrainingData, make_model, make_trainer
+from training.settings import Settings
+
+# Configs
+settings = Settings(
+    model="./models/cldm_v15.yaml",
+    base="./models/control_sd15_ini.ckpt",
+    data="./training/fill50k",
+    output="./training_output",
+    batch_size=4,
+    logger_freq=300,
+    learning_rate=1e-5,
+    sd_locked=True,
+    only_mid_control=False,
+)
+
+if __name__ == "__main__":
+    settings = settings.from_command_line(description=__doc__)
+    resume_path = settings.resume_path()
+
+    # First use cpu to load models. Pytorch Lightning will automatically move it to GPUs.
+    model = make_model(settings)
+
+    # Misc
+    dataset = TrainingData(settings, model)
+    trainer = make_trainer(settings, model)
+
+    # Train!
+    trainer.fit(model, datamodule=dataset, ckpt_path=resume_path, weights_only=True)
