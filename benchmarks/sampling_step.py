@@ -35,6 +35,7 @@ from diffusers.loaders.single_file_utils import (  # noqa: E402
 
 from cldm.cldm import ControlLDM  # noqa: E402
 from ldm.models.diffusion.ddim import DDIMSampler  # noqa: E402
+from ldm.packing import pack_weights  # noqa: E402
 from ldm.util import instantiate_from_config  # noqa: E402
 
 CONFIG = Path(__file__).resolve().parent.parent / "models" / "cldm_v15.yaml"
@@ -132,9 +133,11 @@ class Peer:
 
 
 class Ours:
-    """`DDIMSampler.sample`, as every front end calls it."""
+    """`DDIMSampler.sample`, as every front end calls it: on a CPU with packed weights."""
 
     def __init__(self, model: ControlLDM, device: torch.device):
+        if device.type == "cpu":
+            pack_weights(model)
         self.model, self.sampler, self.device = model, DDIMSampler(model), device
 
     def predict(self, latents: Tensor, t: Tensor, texts: Tensor, hints: Tensor) -> Tensor:
@@ -217,7 +220,7 @@ def main() -> None:
 
     config = OmegaConf.load(CONFIG).model
     model = random_model(config, device, dtype)
-    ours, peer = Ours(model, device), Peer(config, model, device)
+    peer, ours = Peer(config, model, device), Ours(model, device)
     print(f"One guided step with control, SD 1.5, {arguments.dtype}, batch 1 x 2\n{machine(device)}")
     print(f"weights of either side: {weight_bytes(peer.unet, peer.controlnet) / 2**20:.0f} MiB")
     for size in arguments.size:

@@ -1,0 +1,161 @@
+"""Weights laid out for oneDNN ahead of time, for faster inference on a CPU.
+
+Eager torch lays a convolution's weights out anew on every call; for a UNet's wide layers on small feature maps that
+takes longer than the convolution itself. Packed layers do it once for each input shape. They hold no second copy of
+their weights, give the same state dict, and cannot be trained; `unpack_weights` makes them ordinary again.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+PACKED_TYPES = (torch.float32, torch.bfloat16)
+
+
+def can_pack() -> bool:
+    """Whether this torch has oneDNN."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+
+
+def pack_weights(model: nn.Module) -> int:
+    """Replace the convolutions and linear layers of a model on the CPU by packed ones, in place.
+
+    Layers that are on another device, of another type than float32 or bfloat16, or have an unusual form, stay as they
+    are. Numbers change by rounding only.
+
+    Returns:
+        how many layers were replaced.
+    """
+    return _replace(model, _packed) if can_pack() else 0
+
+
+def unpack_weights(model: nn.Module) -> int:
+    """Undo `pack_weights`, in place; returns how many layers were replaced."""
+    return _replace(model, lambda layer: layer.unpacked() if isinstance(layer, _PackedLayer) else None)
+
+
+def _replace(model: nn.Module, replacement_for) -> int:
+    count = 0
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            replacement = replacement_for(child)
+            if replacement is not None:
+                setattr(parent, name, replacement)
+                count += 1
+    return count
+
+
+def _packed(layer: nn.Module) -> nn.Module | None:
+    """The packed form of a layer, or None where it has none."""
+    if type(layer) not in (nn.Conv2d, nn.Linear):
+        return None
+    weight = layer.weight
+    if weight.device.type != "cpu" or weight.dtype not in PACKED_TYPES:
+        return None
+    if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return None
+    if isinstance(layer, nn.Linear):
+        return PackedLinear(layer)
+    if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        return None
+    return PackedConv2d(layer)
+
+
+class _Layout(NamedTuple):
+    """A weight, and the input shape that its layout was chosen for."""
+
+    weight: torch.Tensor
+    input_shape: tuple[int, ...] | None
+
+
+class _PackedLayer(nn.Module):
+    """What packed layers have in common. The layout is one attribute, so that threads with two shapes do no harm."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.bias = layer.bias
+        self._layout = _Layout(layer.weight.detach(), None)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight in its present layout; its type and shape are those of the ordinary layer."""
+        return self._layout.weight
+
+    def _weight_for(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise ValueError("packed weights take no gradients; call ldm.packing.unpack_weights(model) before training")
+        layout = self._layout
+        if layout.input_shape != x.shape:
+            layout = self._layout = _Layout(self._pack(_dense(layout.weight), x), x.shape)
+        return layout.weight
+
+    def _pack(self, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        destination[f"{prefix}weight"] = _dense(self.weight)
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        raise ValueError(f"{prefix}weight is packed; call ldm.packing.unpack_weights(model) before loading")
+
+    def _apply(self, fn, recurse: bool = True) -> nn.Module:
+        probe = fn(torch.empty(0, dtype=self.weight.dtype))
+        if probe.device.type != "cpu" or probe.dtype != self.weight.dtype:
+            raise ValueError(
+                f"packed weights stay {self.weight.dtype} on the CPU and were to become {probe.dtype} on {probe.device};"
+                " call ldm.packing.unpack_weights(model) first"
+            )
+        return super()._apply(fn, recurse)
+
+    def _restore(self, layer: nn.Module) -> nn.Module:
+        layer.weight = nn.Parameter(_dense(self.weight), requires_grad=False)
+        layer.bias = self.bias
+        return layer.train(self.training)
+
+
+class PackedConv2d(_PackedLayer):
+    """A convolution with packed weights: ``[B, C, H, W] -> [B, O, H', W']``, channels last in memory."""
+
+    def __init__(self, layer: nn.Conv2d):
+        super().__init__(layer)
+        self.geometry = (layer.padding, layer.stride, layer.dilation)
+
+    def _pack(self, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return torch._C._nn.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), *self.geometry, 1, list(x.shape))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        weight = self._weight_for(x)
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *self.geometry, 1, "none", [], "")
+
+    def unpacked(self) -> nn.Conv2d:
+        """The ordinary layer."""
+        (out_channels, in_channels, *kernel), (padding, stride, dilation) = self.weight.shape, self.geometry
+        with torch.device("meta"):
+            layer = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation)
+        return self._restore(layer)
+
+
+class PackedLinear(_PackedLayer):
+    """A linear layer with packed weights: ``[..., I] -> [..., O]``."""
+
+    def _pack(self, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mkldnn._reorder_linear_weight(weight, x.numel() // x.shape[-1])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self._weight_for(x), self.bias, "none", [], "")
+
+    def unpacked(self) -> nn.Linear:
+        """The ordinary layer."""
+        out_features, in_features = self.weight.shape
+        with torch.device("meta"):
+            layer = nn.Linear(in_features, out_features)
+        return self._restore(layer)
+
+
+def _dense(weight: torch.Tensor) -> torch.Tensor:
+    return weight.to_dense() if weight.is_mkldnn else weight

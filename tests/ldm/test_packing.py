@@ -1,0 +1,114 @@
+"""Packed weights: the same numbers, keys and threads' results as ordinary layers."""
+
+from __future__ import annotations
+
+import copy
+import threading
+
+import pytest
+import torch
+from golden_data import fill_by_recipe, load_golden, relative_error, tiny_config
+
+from ldm.packing import PackedConv2d, PackedLinear, can_pack, pack_weights, unpack_weights
+from ldm.util import instantiate_from_config
+
+pytestmark = pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN")
+
+
+@torch.no_grad()
+def test_a_packed_model_equals_the_original() -> None:
+    golden, case = load_golden("unet_v15")
+    model = fill_by_recipe(instantiate_from_config(tiny_config(case))).eval()
+    keys = list(model.state_dict())
+    before = copy.deepcopy(model.state_dict())
+    assert pack_weights(model) > 50
+    assert pack_weights(model) == 0, "packed layers stay as they are"
+    model.control_scales = [0.7] * 13
+    cond = {"c_concat": [golden["hint"]], "c_crossattn": [golden["context"]]}
+    assert relative_error(model.apply_model(golden["x"], golden["t"], cond), golden["eps.apply"]) <= 1e-5
+    assert model.model.diffusion_model.dtype == torch.float32
+
+    # The state dict is that of the ordinary model, and so is the model itself after unpacking.
+    packed_state = model.state_dict()
+    assert sorted(packed_state) == sorted(keys)
+    assert all(torch.equal(packed_state[key], before[key]) for key in keys)
+    with pytest.raises(ValueError, match="unpack_weights"):
+        model.load_state_dict(before)
+    assert unpack_weights(model) > 50
+    assert list(model.state_dict()) == keys
+    model.load_state_dict(before)
+    assert relative_error(model.apply_model(golden["x"], golden["t"], cond), golden["eps.apply"]) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "bias": False}, {"kernel_size": 1}]
+)
+@torch.no_grad()
+def test_convolutions_at_changing_shapes(options: dict) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(**{"in_channels": 5, "out_channels": 7, "kernel_size": 3, **options}))
+    plain = copy.deepcopy(model)
+    assert pack_weights(model) == 1 and isinstance(model[0], PackedConv2d)
+    for shape in [(1, 5, 8, 9), (2, 5, 16, 16), (1, 5, 8, 9)]:
+        x = torch.randn(shape)
+        torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model(x.to(memory_format=torch.channels_last)), plain(x), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_linear_layers_at_changing_shapes() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(12, 20, bias=False), torch.nn.Linear(20, 3))
+    plain = copy.deepcopy(model)
+    assert pack_weights(model) == 2 and isinstance(model[0], PackedLinear)
+    for shape in [(12,), (4, 12), (2, 3, 5, 12)]:
+        x = torch.randn(shape)
+        torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+def test_unusual_layers_stay_as_they_are() -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(4, 4, 3, groups=2),
+        torch.nn.Conv2d(4, 4, 3, padding="same"),
+        torch.nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+        torch.nn.Conv1d(4, 4, 3),
+        torch.nn.Linear(4, 4, dtype=torch.float64),
+        torch.nn.Linear(4, 4, device="meta"),
+    )
+    assert pack_weights(model) == 0
+
+
+def test_gradients_are_refused() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    pack_weights(model)
+    with pytest.raises(ValueError, match="take no gradients"):
+        model(torch.randn(2, 4, requires_grad=True))
+
+
+def test_packed_models_do_not_move() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    pack_weights(model)
+    model.to("cpu")
+    with pytest.raises(ValueError, match="float64 on cpu; call"):
+        model.double()
+    with pytest.raises(ValueError, match="on meta; call"):
+        model.to("meta")
+
+
+@torch.no_grad()
+def test_threads_with_two_shapes() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3, padding=1), torch.nn.Conv2d(8, 8, 3, padding=1))
+    plain = copy.deepcopy(model)
+    pack_weights(model)
+    faults: list[float] = []
+
+    def work(size: int) -> None:
+        with torch.no_grad():
+            for _ in range(20):
+                x = torch.randn(1, 8, size, size)
+                faults.append((model(x) - plain(x)).abs().max().item())
+
+    threads = [threading.Thread(target=work, args=(size,)) for size in (6, 10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(faults) == 40 and max(faults) < 1e-4
