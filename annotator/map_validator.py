@@ -18,7 +18,7 @@ from annotator.pictures import PictureSource, decode
 _NEAR = 5.0
 _AREA = 16  # pixels, surrounded by their own class, from which on a class is believed to be in the map
 _AT_ONCE = 16_384  # colours compared with the palette at a time: the distances stay in the cache
-_BGR_SAMPLE = 65_536
+_BGR_SAMPLE = 16_384  # the most frequent colours decide on the order of the channels
 _PALETTE_CODES = color_codes(PALETTE)
 _SHARED = int(_PALETTE_CODES[CLASSES.index("road")])
 _GREY_COLORS = sorted({int(color[0]) for color in PALETTE if len(set(color.tolist())) == 1})

@@ -95,7 +95,7 @@ def convolve_enlarged(maps: Sequence[Tensor], weight: Tensor, bias: Tensor | Non
             taps = kernel[:, :, tap].permute(2, 0, 1).flatten(0, 1)  # [3 * O, C]
             line = F.linear(x, taps).unflatten(3, (3, -1)).flatten(2, 3)  # [B, h, w * 3, O]
             line = (across @ line).flatten(2)  # [B, h, W * O]
-            rows.baddbmm_(down[tap].expand(len(x), -1, -1), line)
+            torch.baddbmm(rows, down[tap].expand(len(x), -1, -1), line, out=rows)
     return out.permute(0, 3, 1, 2)
 
 
