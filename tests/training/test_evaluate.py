@@ -1,0 +1,330 @@
+"""The scores of an evaluation, and the whole way of the embedded model from drawn scenes to a scored ControlNet."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import tool_evaluate
+from annotator.ade20k import CLASSES
+from annotator.uniformer import UniformerDetector
+from cldm.convert_files import add_control_to_file
+from cldm.model import create_model, load_model
+from ldm.weights import read_state_dict, save_state_dict
+from training import evaluate as evaluation
+from training.evaluate import Case, Sampling, batches_of, draw_cases, evaluate, follows_prompt, generate, read_cases
+from training.export import export
+from training.normalize_latents import latent_statistics, normalize
+from training.run import train
+from training.scenes.labels import Label
+from training.scores import MeanIoU
+from training.settings import Settings
+from training.storybook import HELD_OUT_SEED, StorybookDataset, draw_scene, write_dataset
+from training.train_detector import DetectorScenes, choose_points, degrade, train_detector
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ROOT / "models" / "tiny"
+SHIPPED_DETECTOR = ROOT / "annotator" / "ckpts" / "upernet_tiny.safetensors"
+
+
+def test_mean_iou_is_that_of_the_classes_that_occur():
+    true = np.array([[2, 2, 2, 4], [4, 4, 4, 4]], np.uint8)
+    found = np.array([[2, 2, 9, 4], [4, 4, 2, 4]], np.uint8)
+    score = MeanIoU()
+    score.update(found, true)
+    sky, tree = 2 / 4, 4 / 5
+    assert float(score.compute()) == pytest.approx((sky + tree) / 2)  # 9 occurs nowhere, and is no third share
+    assert score.per_class() == pytest.approx({2: sky, 4: tree})
+    score.update(true, true)
+    assert float(score.compute()) == pytest.approx((5 / 7 + 9 / 10) / 2)  # over all pixels, not over pictures
+
+
+class Oracle:
+    """A detector that knows the maps of some pictures, and says sky of any other."""
+
+    def __init__(self, cases):
+        self.known = {case.picture.tobytes(): case.labels for case in cases}
+
+    def labels(self, picture):
+        return self.known.get(picture.tobytes(), np.full(picture.shape[:2], int(Label.SKY), np.uint8))
+
+    def labels_of(self, pictures):
+        return [self.labels(picture) for picture in pictures]
+
+
+@pytest.fixture(scope="module")
+def tiny_model():
+    torch.manual_seed(0)
+    return create_model(TINY / "cldm_tiny.yaml").eval()
+
+
+def test_a_perfect_model_gets_perfect_scores(monkeypatch, tiny_model):
+    cases = draw_cases(12, HELD_OUT_SEED, 64)
+
+    def draw_what_was_asked_for(model, asked, seeds, sampling, strength=1.0):
+        return np.stack([case.picture if strength else np.zeros_like(case.picture) for case in asked])
+
+    monkeypatch.setattr(evaluation, "generate", draw_what_was_asked_for)
+    scores = evaluate(tiny_model, Oracle(cases), cases, Sampling(batch_size=5), progress=False).scores
+    assert scores["detector_miou"] == scores["control_miou"] == scores["control_ratio"] == 1
+    assert scores["prompt_accuracy"] > 0.9  # the judge is not perfect at this size
+    assert scores["uncontrolled_miou"] < 0.1  # sky alone
+    assert scores["vae_psnr"] < 20  # of random weights
+    assert set(scores["control_iou"]) <= set(CLASSES)
+
+
+def test_a_model_that_ignores_its_prompt_is_found_out(monkeypatch, tiny_model):
+    cases = [case for case in draw_cases(30, HELD_OUT_SEED, 64) if follows_prompt(case.picture, case) is not None]
+    grey = [follows_prompt(np.full_like(case.picture, 128), case) for case in cases]
+    assert sum(grey) / len(grey) < 0.4
+    assert follows_prompt(cases[0].picture, Case(cases[0].picture, cases[0].labels, "")) is None
+
+
+def test_cases_of_a_folder_are_those_that_were_drawn(tmp_path):
+    write_dataset(tmp_path, 3, seed=5, size=64)
+    for read, drawn in zip(read_cases(tmp_path, None, 64), draw_cases(3, 5, 64), strict=True):
+        assert np.array_equal(read.picture, drawn.picture)
+        assert np.array_equal(read.labels, drawn.labels)
+        assert read.prompt == drawn.prompt
+    with pytest.raises(ValueError, match="are no maps"):
+        read_cases(tmp_path, None, 64, "picture")
+
+
+def test_batches_hold_one_size_and_keep_the_order():
+    sizes = [64, 64, 64, 128, 64, 64]
+    cases = [Case(np.zeros((s, s, 3), np.uint8), np.zeros((s, s), np.uint8), "") for s in sizes]
+    assert list(batches_of(cases, 2)) == [[0, 1], [2], [3], [4, 5]]
+
+
+def test_a_picture_does_not_depend_on_its_batch(tiny_model):
+    cases, sampling = draw_cases(2, HELD_OUT_SEED, 64), Sampling(steps=2)
+    together = generate(tiny_model, cases, [7, 8], sampling)
+    alone = generate(tiny_model, cases[1:], [8], sampling)
+    assert together.shape == (2, 64, 64, 3)
+    assert np.abs(together[1].astype(int) - alone[0]).max() <= 1
+    assert np.abs(together[0].astype(int) - together[1]).mean() > 1
+
+
+def test_normalized_latents_have_variance_one_and_decode_as_before():
+    torch.manual_seed(0)
+    model = create_model(TINY / "autoencoder_tiny.yaml").eval()
+    scenes = StorybookDataset(count=6, size=64)
+    picture = torch.from_numpy(scenes[0]["jpg"]).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        posterior = model.encode(picture)
+        noise = torch.randn_like(posterior.mean)
+        before = model.decode(posterior.mode()), model.decode(posterior.mean + posterior.std * noise)
+        normalize(model, *latent_statistics(model, scenes))
+        posterior = model.encode(picture)
+        after = model.decode(posterior.mode()), model.decode(posterior.mean + posterior.std * noise)
+    mean, std = latent_statistics(model, scenes)
+    assert torch.allclose(mean, torch.zeros(4), atol=1e-4)
+    assert torch.allclose(std, torch.ones(4), atol=1e-4)
+    for old, new in zip(before, after, strict=True):
+        assert torch.allclose(old, new, atol=1e-3)
+
+
+def test_degraded_pictures_stay_like_what_was_drawn():
+    scene = draw_scene(3, 64)
+    rng = np.random.default_rng(0)
+    distances = [np.abs(degrade(scene.picture, rng).astype(int) - scene.picture).mean() for _ in range(30)]
+    assert max(distances) < 40
+    assert min(distances) < 1 < max(distances)
+
+
+def test_points_look_at_every_class():
+    labels = np.zeros((64, 64), np.uint8)
+    labels[10:12, 10:13] = 12  # 6 of 4096 pixels
+    points = choose_points(labels, 2000, np.random.default_rng(0))
+    assert points.shape == (2000,)
+    assert 0 <= points.min() <= points.max() < 4096
+    assert 0.2 < (labels.ravel()[points] == 12).mean() < 0.3  # a half of a half
+
+
+def test_detector_points_belong_to_the_picture():
+    item = DetectorScenes(0, 4, 64, points=500)[1]
+    scene = draw_scene(1, 64)
+    assert any(
+        np.array_equal(item["classes"], maps.ravel()[item["points"]]) for maps in (scene.labels, scene.labels[:, ::-1])
+    )
+
+
+@pytest.fixture(scope="module")
+def detector_settings():
+    settings = OmegaConf.load(ROOT / "configs" / "train" / "tiny_detector.yaml")
+    return OmegaConf.merge(
+        settings,
+        {
+            "network": str(ROOT / settings.network),
+            "size": 64,
+            "scenes": 64,
+            "batch_size": 4,
+            "max_steps": 6,
+            "validate_every": 3,
+            "validation_scenes": 2,
+            "save_every": 3,
+        },
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_detector_training_resumes_exactly_and_its_weights_load(detector_settings, tmp_path):
+    whole = train_detector(detector_settings, tmp_path / "whole")
+    short = OmegaConf.merge(detector_settings, {"save_every": 1})
+    checkpoint = _train_until(short, tmp_path / "half", 3)
+    resumed = train_detector(detector_settings, tmp_path / "resumed", resume=checkpoint)
+    for (name, a), (other, b) in zip(
+        sorted(read_state_dict(whole).items()), sorted(read_state_dict(resumed).items()), strict=True
+    ):
+        assert name == other
+        assert torch.equal(a, b), name
+    assert whole.stat().st_size < 8e6
+    detector = UniformerDetector(whole, detector_settings.network, device="cpu")
+    assert detector.labels(draw_scene(0, 64).picture).shape == (64, 64)
+    assert "detector_miou" in (tmp_path / "whole" / "metrics.csv").read_text()
+
+
+def _train_until(settings, folder: Path, step: int) -> Path:
+    """Train with the schedule of the whole run, and keep the checkpoint of one step."""
+    import shutil
+
+    from training import train_detector as module
+
+    kept = folder / "kept.ckpt"
+
+    class Stop(module.SaveLast):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            super().on_train_batch_end(trainer, pl_module, *args)
+            if trainer.global_step == step:
+                shutil.copy(self.path, kept)
+                trainer.should_stop = True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SaveLast", Stop)
+        train_detector(settings, folder)
+    return kept
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Every step of training/README.md at toy length and size, with the shipped definitions: the exported index."""
+    folder = tmp_path_factory.mktemp("steps")
+    for name, size in (("crops", 64), ("scenes", 64)):
+        data = {"target": "training.storybook.StorybookDataset", "params": {"count": 64, "size": size}}
+        if name == "crops":
+            data["params"]["crop"] = 32
+        OmegaConf.save(OmegaConf.create(data), folder / f"{name}.yaml")
+    base_model = OmegaConf.load(TINY / "ldm_tiny.yaml")
+    base_model.model.params.first_stage_config.params.ckpt_path = str(folder / "vae.safetensors")
+    base_model.model.params.image_size = 8
+    OmegaConf.save(base_model, folder / "ldm.yaml")
+    control_model = OmegaConf.load(TINY / "cldm_tiny.yaml")
+    control_model.model.params.image_size = 8
+    OmegaConf.save(control_model, folder / "cldm_tiny.yaml")
+
+    def run(step: str, **changes: object) -> Path:
+        settings = Settings().from_yaml(ROOT / "configs" / "train" / f"{step}.yaml")
+        for name, value in {
+            "output": str(folder / step),
+            "max_steps": 3,
+            "warmup_steps": 1,
+            "batch_size": 2,
+            "precision": "32-true",
+            "workers": 0,
+            "logger_freq": 0,
+            "progress": False,
+            **changes,
+        }.items():
+            setattr(settings, name, value)
+        train(settings)
+        return settings.last_checkpoint
+
+    vae = run("tiny_vae", model=str(TINY / "autoencoder_tiny.yaml"), data=str(folder / "crops.yaml"))
+    model = create_model(TINY / "autoencoder_tiny.yaml")
+    model.load_state_dict(read_state_dict(vae))
+    normalize(model, *latent_statistics(model.eval(), StorybookDataset(count=4, size=64)))
+    save_state_dict(model.state_dict(), folder / "vae.safetensors")
+    base = run("tiny_base", model=str(folder / "ldm.yaml"), data=str(folder / "scenes.yaml"))
+    add_control_to_file(base, folder / "ini.safetensors", folder / "cldm_tiny.yaml")
+    control = run(
+        "tiny_control",
+        model=str(folder / "cldm_tiny.yaml"),
+        base=str(folder / "ini.safetensors"),
+        data=str(folder / "scenes.yaml"),
+    )
+    return control, export(control, folder / "shipped" / "control_tiny_seg.safetensors")
+
+
+def test_the_steps_lead_to_weights_in_parts_that_load(trained):
+    control, files = trained
+    assert [path.suffix for path in files].count(".safetensors") >= 3
+    assert all(path.stat().st_size < 15e6 for path in files)
+    assert sum(path.stat().st_size for path in files) < 44e6
+    index = next(path for path in files if path.suffix == ".json")
+    model = load_model(control.parents[2] / "cldm_tiny.yaml", index)
+    before = read_state_dict(control)
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter, before[name], atol=1e-3, rtol=1e-3), name
+    assert model.alphas_cumprod.dtype == torch.float32
+
+
+def test_the_tool_measures_and_shows_any_model(trained, detector_settings, tmp_path, capsys):
+    control, files = trained
+    index = next(path for path in files if path.suffix == ".json")
+    detector = train_detector(OmegaConf.merge(detector_settings, {"max_steps": 1}), tmp_path / "detector")
+    arguments = [
+        *("--model", str(control.parents[2] / "cldm_tiny.yaml"), "--weights", str(index)),
+        *("--detector-weights", str(detector), "--detector-config", detector_settings.network),
+        *("--count", "2", "--steps", "2", "--json", str(tmp_path / "s.json"), "--grid", str(tmp_path / "g.png")),
+    ]
+    assert tool_evaluate.main(arguments) == 0
+    scores = json.loads((tmp_path / "s.json").read_text())
+    keys = ("detector_miou", "control_miou", "control_ratio", "uncontrolled_miou", "vae_psnr", "seconds_per_image")
+    assert all(isinstance(scores[key], float) for key in keys)
+    assert scores["seed"] == HELD_OUT_SEED
+    assert "control_miou" in capsys.readouterr().out
+    assert (tmp_path / "g.png").stat().st_size > 1000
+    assert tool_evaluate.main(["--model", "nonsense"]) == 1
+    assert "Known names" in capsys.readouterr().err
+
+
+def test_the_shipped_files_are_those_of_the_readme():
+    """Weights and their sums stand or fall together; while none are shipped, none are listed."""
+    listed = dict(
+        re.findall(
+            r"`([\w./-]+\.(?:safetensors|json))` \| [\d,]+ \| `([0-9a-f]{64})`", (TINY / "README.md").read_text()
+        )
+    )
+    files = [*TINY.glob("*.safetensors*"), *SHIPPED_DETECTOR.parent.glob("upernet_tiny.*")]
+    assert set(listed) == {str(path.relative_to(ROOT)) for path in files}
+    import hashlib
+
+    for name, digest in listed.items():
+        assert hashlib.sha256((ROOT / name).read_bytes()).hexdigest() == digest, name
+    assert sum(path.stat().st_size for path in files) < 48e6
+
+
+@pytest.mark.skipif(not SHIPPED_DETECTOR.exists(), reason="the embedded detector is not trained yet")
+def test_the_shipped_detector_reads_scenes_it_never_saw():
+    detector = UniformerDetector(SHIPPED_DETECTOR, ROOT / "configs" / "annotator" / "upernet_tiny.py", device="cpu")
+    assert evaluation.detector_score(detector, draw_cases(40, HELD_OUT_SEED + 5000, 256))["detector_miou"] > 0.8
+
+
+@pytest.mark.skipif(not list(TINY.glob("control_tiny_seg*")), reason="the embedded model is not trained yet")
+def test_the_shipped_model_follows_map_and_prompt():
+    from cldm.registry import find_model, load_generator
+
+    loaded = load_generator(find_model("tiny"), "cpu")
+    report = evaluate(
+        loaded.model, loaded.detector, draw_cases(8, HELD_OUT_SEED + 6000, 256), Sampling(), progress=False
+    )
+    assert report.scores["control_ratio"] > 0.75
+    assert report.scores["uncontrolled_miou"] < 0.6 * report.scores["control_miou"]
+    assert report.scores["prompt_accuracy"] > 0.6
+    assert report.scores["vae_psnr"] > 28
