@@ -240,7 +240,9 @@ def wire(page: gr.Blocks, parts: Parts, actions: Actions, examples: Sequence[Exa
     parts.gallery.select(choose, None, chosen, **INSTANT).then(**compare)
     parts.departures.change(**compare)
     parts.use_seed.click(actions.seed_of, [result, chosen], parts.seed, **INSTANT)
-    parts.use_picture.click(actions.use_as_input, [result, chosen], [parts.input_image, parts.editor], **INSTANT)
+    parts.use_picture.click(
+        actions.use_as_input, [result, chosen, parts.input_image], [parts.input_image, parts.editor], **INSTANT
+    )
     parts.copy_link.click(None, js=COPY_LINK)
     page.load(actions.restore, link, [*settings, parts.own_seeds, parts.editor, parts.status], js=TAKE_LINK, **INSTANT)
 

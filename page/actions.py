@@ -15,7 +15,7 @@ import numpy as np
 from gradio.data_classes import ImageData
 from PIL import Image
 
-from annotator.ade20k import colorize
+from annotator.ade20k import CLASSES, colorize
 from annotator.map_validator import validate_map
 from annotator.pictures import PictureError, read_picture
 from cldm.generate import Cancelled, GenerationError, Generator, Result, fit_map
@@ -25,11 +25,14 @@ from ldm.weights import WeightsError
 from page import view
 from page.jobs import Jobs
 from page.links import link_fragment, read_fragment
+from page.map_editor import edited_map, show_map
 
 logger = logging.getLogger(__name__)
 
 EXPECTED = (RequestError, PictureError, GenerationError, WeightsError)
 """Errors whose text is meant for the person at the page."""
+
+_SKY = CLASSES.index("sky")
 
 SETTINGS = (
     "prompt", "a_prompt", "n_prompt", "num_samples", "image_resolution", "detect_resolution", "ddim_steps",
@@ -41,7 +44,9 @@ SETTINGS = (
 def picture_file(**options: Any) -> gr.Image:
     """A picture that arrives as the file the person chose: gradio would decode it, and lose bit depth and alpha."""
     picture = gr.Image(type="filepath", format="png", **options)
-    picture.preprocess = _path_or_url  # on the object: gradio writes a .pyi file beside every subclass's source
+    # On the object, since gradio writes a .pyi file beside the source of every subclass. It makes the object anew where
+    # an event updates properties of this component: events may only give it values.
+    picture.preprocess = _path_or_url
     return picture
 
 
@@ -134,7 +139,7 @@ class Actions:
         picture = picture_of(input_image)
         labels = self.generator.detect(picture, checked_resolution(detect_resolution))
         labels = fit_map(labels, Request(picture, "", image_resolution=image_resolution))
-        return (labels, picture), view.message_html(
+        return show_map(labels, picture), view.message_html(
             "Detected. Paint on the map if you like, then press Generate.", "done"
         )
 
@@ -146,18 +151,18 @@ class Actions:
         picture = picture_of(input_image) if input_image else None
         if picture is not None and not _same_aspect(picture, labels):
             picture = None
-        return (labels, picture), view.report_html(report)
+        return show_map(labels, picture), view.report_html(report)
 
     @staticmethod
     def empty_map(shape, image_resolution):
         """An empty canvas: all sky."""
         short, long = int(image_resolution), int(round(image_resolution * 1.5 / 64) * 64)
         height, width = {"landscape": (short, long), "portrait": (long, short)}.get(shape, (short, short))
-        return (np.full((height, width), 2, np.uint8), None), view.message_html("An empty canvas: all sky. Paint.")
+        return show_map(np.full((height, width), _SKY, np.uint8)), view.message_html("An empty canvas: all sky. Paint.")
 
     # ---- running ----
 
-    def run(self, job, input_image, labels, per_sample_seeds, *settings) -> Iterator[tuple]:
+    def run(self, job, input_image, edited, per_sample_seeds, *settings) -> Iterator[tuple]:
         """Generate from the edited map, or where there is none from the picture.
 
         Yields:
@@ -166,6 +171,7 @@ class Actions:
         unchanged = gr.skip()
         yield view.message_html("Working …"), unchanged, unchanged, unchanged, unchanged
         try:
+            labels = edited_map(edited)
             picture = picture_of(input_image) if labels is None else None
             named = dict(zip(SETTINGS, settings, strict=True))
             request = Request(picture, map=labels, per_sample_seeds=per_sample_seeds, **named)
@@ -177,7 +183,7 @@ class Actions:
                     shown = shown if preview is None else preview
                     yield view.progress_html(step, shown), unchanged, unchanged, unchanged, unchanged
                 else:
-                    editor = (value.labels, picture) if labels is None else unchanged
+                    editor = show_map(value.labels, picture) if labels is None else unchanged
                     yield (
                         view.message_html("Done.", "done"),
                         gallery_items(value),
@@ -219,11 +225,9 @@ class Actions:
         return -1 if result is None else result.seeds[min(index, len(result.seeds) - 1)]
 
     @staticmethod
-    def use_as_input(result: Result | None, index: int):
+    def use_as_input(result: Result | None, index: int, input_image):
         """A result as the next picture; its map is to be detected anew."""
-        if result is None:
-            return gr.skip(), gr.skip()
-        return result.pictures[min(index, len(result.pictures) - 1)], None
+        return input_image if result is None else result.pictures[min(index, len(result.pictures) - 1)], None
 
     @plain_errors
     def restore(self, fragment: str):
@@ -231,7 +235,7 @@ class Actions:
         if not fragment.strip("#"):
             return [gr.skip()] * (len(SETTINGS) + 3)
         settings, labels = read_fragment(fragment)
-        editor = gr.skip() if labels is None else (labels, None)
+        editor = gr.skip() if labels is None else show_map(labels)
         text = "From a link. Press Generate to repeat its picture" + (
             "." if labels is not None else ", with its source."
         )

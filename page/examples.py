@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from annotator.pictures import read_index_map, read_picture
+from page.map_editor import show_map
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Example:
     map: Path
     prompt: str
 
-    def values(self) -> tuple[str, tuple[np.ndarray, np.ndarray], str]:
+    def values(self) -> tuple[str, dict[str, Any], str]:
         """What the page's picture, editor and prompt take."""
-        return str(self.picture), (read_index_map(self.map), read_picture(self.picture)), self.prompt
+        return str(self.picture), show_map(read_index_map(self.map), read_picture(self.picture)), self.prompt
 
 
 def load_examples(folder: Path) -> list[Example]:

@@ -25,11 +25,8 @@ _MAX_RUN = 65535
 
 
 def map_editor(**options: Any) -> gr.HTML:
-    """The component: events take ``(labels, picture)`` or None for it, and are given ``labels`` or None.
-
-    ``labels`` are uint8 ``[H, W]`` ADE20K indices; ``picture`` is uint8 RGB of any size or None, and lies below.
-    """
-    editor = gr.HTML(
+    """The component. Its value in events is None, or what ``show_map`` makes and ``edited_map`` reads."""
+    return gr.HTML(
         html_template=(_HERE / "map_editor.html").read_text(),
         css_template=(_HERE / "map_editor.css").read_text(),
         js_on_load=(_HERE / "map_editor.js").read_text(),
@@ -37,22 +34,17 @@ def map_editor(**options: Any) -> gr.HTML:
         classes=[[name, "#" + bytes(color).hex()] for name, color in zip(CLASSES, PALETTE, strict=True)],
         **options,
     )
-    # Set on the object, since gradio writes a .pyi file beside the source of every subclass of a component.
-    editor.preprocess = _from_browser
-    editor.postprocess = _to_browser
-    return editor
 
 
-def _from_browser(payload: dict[str, Any] | None) -> np.ndarray | None:
-    return unpack_runs(payload) if payload else None
-
-
-def _to_browser(value: tuple[np.ndarray, np.ndarray | None] | None) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    labels, picture = value
+def show_map(labels: np.ndarray, picture: np.ndarray | None = None) -> dict[str, Any]:
+    """The editor's value for class indices uint8 ``[H, W]``, with a picture under them: uint8 RGB of any size."""
     # The id tells a new map from the browser's own edits.
     return {**pack_runs(labels), "id": secrets.token_hex(8), "picture": picture_url(picture, labels.shape)}
+
+
+def edited_map(value: dict[str, Any] | None) -> np.ndarray | None:
+    """Class indices uint8 ``[H, W]`` from the browser, or None where it shows none. Errors as ``unpack_runs``."""
+    return unpack_runs(value) if value else None
 
 
 def pack_runs(labels: np.ndarray) -> dict[str, Any]:

@@ -1,0 +1,304 @@
+"""The page in a real browser: what people do on it, at desktop and phone width; and its parts without one."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import numpy as np
+import pytest
+from front.small_page import GRASS, HOUSE, SKY, draw
+from PIL import Image
+
+from annotator.ade20k import CLASSES, colorize
+from cldm.generate import Cancelled, Step
+from cldm.png import read_request, save_png
+from cldm.requests import Request, RequestError
+from page.jobs import Jobs
+from page.links import link_fragment, read_fragment
+from page.map_editor import pack_runs, unpack_runs
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PATIENCE = 20_000  # milliseconds: machines of tests are slow and busy
+
+
+def browser_test(function: Callable) -> Callable:
+    """Marks a test that drives a real browser; it is skipped where there is none."""
+    skip = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+    return pytest.mark.browser(skip(function))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(params=[(1280, 900)])
+def tab(request, browser, server) -> Iterator:
+    """The page in a fresh session. A script error in it fails the test."""
+    width, height = request.param
+    context = browser.new_context(viewport={"width": width, "height": height})
+    page, errors = context.new_page(), []
+    page.set_default_timeout(PATIENCE)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(server)
+    page.wait_for_selector("#generate")
+    yield page
+    context.close()
+    assert not errors
+
+
+def set_number(tab, label: str, value: int) -> None:
+    field = tab.get_by_label(f"number input for {label}")
+    if not field.is_visible():
+        tab.locator("#advanced > button").click()
+    field.fill(str(value))
+    field.press("Tab")
+
+
+def upload(tab, path) -> None:
+    tab.locator("#picture input[type=file]").set_input_files(str(path))
+    tab.wait_for_selector("#picture img")
+
+
+def legend(tab) -> dict[str, str]:
+    rows = tab.locator("#editor .me-classes li[role=option]").all_inner_texts()
+    return {parts[0]: parts[1] for parts in (row.split("\n") for row in rows) if len(parts) == 2 and parts[1]}
+
+
+def drag(tab, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """A brush stroke between two places of the map, in shares of its sides."""
+    canvas = tab.locator("#editor canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    points = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in (start, end)]
+    tab.mouse.move(*points[0])
+    tab.mouse.down()
+    tab.mouse.move(*points[1], steps=6)
+    tab.mouse.up()
+
+
+def wait_for_result(tab) -> bytes:
+    """Press nothing; wait until the run is over, and fetch the first picture."""
+    tab.wait_for_selector("#status .done:has-text('Done.')")
+    source = tab.locator("#results img").first.get_attribute("src")
+    return httpx.get(source).content
+
+
+def generate(tab) -> bytes:
+    tab.locator("#generate").click()
+    tab.wait_for_selector("#status .done", state="detached")
+    return wait_for_result(tab)
+
+
+@browser_test
+@pytest.mark.parametrize("tab", [(1280, 900), (390, 844)], indirect=True, ids=["desktop", "phone"])
+def test_click_an_example_see_a_result(tab):
+    tab.locator("#examples button").first.click()
+    content = wait_for_result(tab)
+    request = read_request(io.BytesIO(content))
+    assert request.prompt == "an example house"
+    assert "Keeps the map" in tab.locator("#scores").inner_text()
+    assert legend(tab) == {"sky": "44%", "grass": "44%", "house": "13%"}
+    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
+        "the page is wider than its window"
+    )
+
+
+@browser_test
+def test_upload_detect_paint_generate(tab, tmp_path):
+    save_png(tmp_path / "scene.png", draw())
+    upload(tab, tmp_path / "scene.png")
+    tab.locator("#detect").click()
+    tab.wait_for_selector("#editor [data-state=ready]")
+    before = legend(tab)
+    tab.locator("#editor input[type=search]").fill("house")
+    tab.keyboard.press("Enter")
+    tab.locator("#editor input[type=search]").fill("")
+    drag(tab, (0.6, 0.8), (0.9, 0.9))
+    after = legend(tab)
+    assert float(after["house"][:-1]) > float(before["house"][:-1])
+    set_number(tab, "Steps", 2)
+    request = read_request(io.BytesIO(generate(tab)))
+    assert set(np.unique(request.map)) == {SKY, GRASS, HOUSE}, "only exact classes"
+    assert request.map[round(0.8 * 64), round(0.6 * 64)] == HOUSE
+    assert round(100 * (request.map == HOUSE).mean()) == int(after["house"][:-1])
+    row = tab.locator("#scores tbody tr").first.inner_text().split("\t")
+    assert 0.0 <= float(row[2]) <= 1.0 and int(row[1]) == request.seed
+
+
+@browser_test
+def test_fill_erase_undo_and_keys(tab):
+    tab.locator("#empty").click()
+    tab.wait_for_selector("#editor [data-state=ready]")
+    assert legend(tab) == {"sky": "100%"}
+    tab.locator("#editor input[type=search]").fill("grass")
+    tab.keyboard.press("Enter")
+    tab.locator("#editor input[type=search]").fill("")
+    drag(tab, (0.0, 0.5), (0.999, 0.5))
+    tab.get_by_role("radio", name="Fill").click()
+    drag(tab, (0.5, 0.9), (0.5, 0.9))
+    assert legend(tab)["grass"].rstrip("%") > "45"
+    tab.get_by_role("radio", name="Erase").click()
+    shares = legend(tab)
+    drag(tab, (0.3, 0.8), (0.7, 0.8))
+    assert legend(tab)["sky"] > shares["sky"]
+    tab.get_by_role("button", name="Undo").click()
+    assert legend(tab) == shares
+    tab.locator("#editor canvas").focus()
+    for key in ("b", "ArrowUp", "ArrowUp", " "):
+        tab.keyboard.press(key)
+    tab.keyboard.press("Control+z")
+    tab.keyboard.press("Control+z")
+    tab.keyboard.press("Control+z")
+    assert legend(tab) == {"sky": "100%"}
+
+
+@browser_test
+def test_cancel_in_mid_run_then_a_new_run(tab, tmp_path):
+    save_png(tmp_path / "scene.png", draw())
+    upload(tab, tmp_path / "scene.png")
+    set_number(tab, "Steps", 100)
+    set_number(tab, "Images", 12)
+    tab.locator("#generate").click()
+    tab.wait_for_selector("#status [role=progressbar]")
+    tab.wait_for_selector("#status .previews img")
+    tab.locator("#cancel").click()
+    tab.wait_for_selector("#status :text('Cancelled after step')")
+    set_number(tab, "Steps", 2)
+    set_number(tab, "Images", 1)
+    assert read_request(io.BytesIO(generate(tab))).ddim_steps == 2
+
+
+@browser_test
+def test_a_broken_file_is_said_in_one_line(tab, tmp_path):
+    (tmp_path / "holiday.png").write_text("<html>no picture</html>")
+    tab.locator("#picture input[type=file]").set_input_files(str(tmp_path / "holiday.png"))
+    tab.wait_for_timeout(1000)
+    tab.locator("#generate").click()
+    tab.wait_for_selector("#status .error:has-text('holiday.png: not a picture but a web page')")
+
+
+@browser_test
+def test_a_map_of_ones_own_is_snapped_and_reported(tab, tmp_path, house_map):
+    Image.fromarray(colorize(house_map)[:, :, ::-1].copy()).save(tmp_path / "map.png")
+    with tab.expect_file_chooser() as chooser:
+        tab.locator("#upload-map").click()
+    chooser.value.set_files(str(tmp_path / "map.png"))
+    tab.wait_for_selector("#status :text('BGR color map')")
+    assert legend(tab) == {"sky": "44%", "grass": "44%", "house": "13%"}
+
+
+@browser_test
+def test_a_link_repeats_the_picture(tab, browser):
+    tab.locator("#empty").click()
+    tab.wait_for_selector("#editor [data-state=ready]")
+    tab.locator("#prompt textarea").fill("a lake & 50% sky #1")
+    set_number(tab, "Steps", 2)
+    first = generate(tab)
+    tab.wait_for_url("**/#*seed=*")
+    other = browser.new_context().new_page()
+    other.set_default_timeout(PATIENCE)
+    other.goto(tab.url)
+    other.wait_for_selector("#status :text('From a link')")
+    assert other.locator("#prompt textarea").input_value() == "a lake & 50% sky #1"
+    assert generate(other) == first
+    other.context.close()
+
+
+@browser_test
+def test_what_comes_after_a_result(tab):
+    tab.locator("#examples button").first.click()
+    seed = read_request(io.BytesIO(wait_for_result(tab))).seed
+    tab.wait_for_selector("#compare img")
+    plain = tab.locator("#compare img").last.get_attribute("src")
+    tab.locator("#departures input").check()
+    tab.wait_for_function(f"document.querySelector('#compare').innerHTML.includes({plain!r}) === false")
+    tab.locator("#use-seed").click()
+    tab.locator("#advanced > button").click()
+    tab.wait_for_function(f"document.querySelector('#seed input[type=number]').value === '{seed}'")
+    tab.locator("#use-picture").click()
+    tab.wait_for_selector("#editor [data-state=empty]")
+
+
+# Without a browser ----------------------------------------------------------------------------------------------------
+
+
+def test_runs_survive_the_way_through_the_editor():
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, len(CLASSES), (37, 41)).astype(np.uint8)
+    for labels in (np.zeros((512, 768), np.uint8), noise, np.repeat(noise, 50, axis=1)):
+        np.testing.assert_array_equal(unpack_runs(pack_runs(labels)), labels)
+
+
+def test_damaged_edits_are_refused():
+    good = pack_runs(np.zeros((4, 4), np.uint8))
+    bad = [{**good, "width": 5}, {**good, "runs": "!!"}, {**good, "runs": "lgEA"}, {"width": 1}, {**good, "height": -4}]
+    for payload in (*bad, {**good, "width": 2**40}, {**good, "runs": "lhAA"}):
+        with pytest.raises(RequestError, match="edited map"):
+            unpack_runs(payload)
+
+
+def test_links_carry_settings_and_map(house_map):
+    request = Request(None, "a & b = c # 1 %", map=house_map, seed=9, guess_mode=True, scale=4.5, n_prompt="")
+    settings, labels = read_fragment("#" + link_fragment(request, house_map))
+    assert settings == request.settings()
+    np.testing.assert_array_equal(labels, house_map)
+
+
+@pytest.mark.parametrize(
+    "fragment", ["seed=x", "seed=1e99", "color=red", "map=9x9.AAAA", "scale=NaN", "&".join("a" * 99)]
+)
+def test_hostile_links_are_refused(fragment):
+    with pytest.raises(RequestError):
+        read_fragment(fragment)
+
+
+def test_a_job_can_be_cancelled_before_and_while_it_runs():
+    jobs = Jobs()
+    waiting = jobs.begin()
+    jobs.cancel(waiting)
+    with pytest.raises(Cancelled):
+        next(jobs.run(waiting, lambda **callbacks: 1 / 0))
+
+    def work(on_step, should_stop):
+        for index in range(1000):
+            on_step(Step(index, 1000, lambda: np.zeros((1, 8, 8, 3), np.uint8)))
+            if should_stop():
+                raise Cancelled(f"step {index}")
+            time.sleep(0.001)
+
+    running = jobs.begin()
+    stream = jobs.run(running, work)
+    next(stream)
+    jobs.cancel(running)
+    with pytest.raises(Cancelled, match="step"):
+        list(stream)
+
+
+def test_a_run_stops_when_nobody_reads_it_any_more():
+    stopped = threading.Event()
+
+    def work(on_step, should_stop):
+        for _ in range(1000):
+            on_step(Step(0, 2, lambda: np.zeros((1, 8, 8, 3), np.uint8)))
+            if should_stop():
+                return stopped.set()
+            time.sleep(0.005)
+        return None
+
+    jobs = Jobs()
+    stream = jobs.run(jobs.begin(), work)
+    next(stream)
+    stream.close()
+    assert stopped.wait(5)
