@@ -30,6 +30,7 @@ __all__ = [
     "map_state_dict",
     "read_state_dict",
     "save_state_dict",
+    "system_error",
 ]
 
 PICKLE_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin")
@@ -168,11 +169,11 @@ def save_state_dict(state: Mapping[str, Tensor], path: str | Path, *, progress: 
     except Exception as error:  # torch and safetensors wrap a full disk in errors of their own
         raise WeightsError(
             f"{path}: could not be saved ({size:,} bytes; {shutil.disk_usage(path.parent).free:,} are free there): "
-            f"{_system_error(error)}. What was there before is unchanged"
+            f"{system_error(error)}. What was there before is unchanged"
         ) from error
 
 
-def _system_error(error: BaseException) -> str:
+def system_error(error: BaseException) -> str:
     """The system's own words, which torch's writer hides behind "unexpected pos"."""
     reason: BaseException | None = error
     while reason is not None and not isinstance(reason, OSError):

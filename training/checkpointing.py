@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ldm.torchvision_ops import declare_missing_ops
-from ldm.weights import WeightsError, atomic_write
+from ldm.weights import WeightsError, atomic_write, system_error
 
 declare_missing_ops()
 
@@ -55,23 +55,19 @@ class AtomicCheckpointIO(CheckpointIO):
             checkpoint = {**checkpoint, "state_dict": {name: state[name] for name in state if name in self.kept}}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as partial:
-                torch.save(checkpoint, partial)
-        except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
+            with atomic_write(path) as partial, partial.open("wb") as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:  # torch's writer hides a full disk in a RuntimeError
             raise CheckpointError(self._report(path, checkpoint, error)) from error
         self.last_saved = path
 
     def _report(self, path: Path, checkpoint: dict[str, Any], error: Exception) -> str:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         earlier = path if path.exists() else self.last_saved
+        free = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
         return (
-            f"The checkpoint of step {checkpoint.get('global_step')} could not be saved to {path}: {reason} "
-            f"({shutil.disk_usage(path.parent if path.parent.exists() else '.').free:,} bytes are free). "
-            + (
-                f"The checkpoint before it is whole: --resume {earlier}"
-                if earlier
-                else "There is no checkpoint before."
-            )
+            f"The checkpoint of step {checkpoint.get('global_step')} could not be saved to {path}: {system_error(error)} "
+            f"({free:,} bytes are free). "
+            + (f"The one before it is whole: --resume {earlier}" if earlier else "There is no checkpoint before it.")
         )
 
     def load_checkpoint(

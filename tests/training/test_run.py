@@ -1,0 +1,213 @@
+"""Whole runs of a tiny ControlLDM, put together as `tutorial_train.py` does."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from tiny_training import control_model, tiny_settings, write_model
+
+from cldm.model import create_model
+from ldm.weights import save_state_dict
+from training.callbacks import NonFiniteError
+from training.checkpointing import CheckpointError
+from training.run import TrainingData, make_model, set_checkpointing, train
+from training.settings import Settings
+
+
+def metrics(settings: Settings, name: str) -> list[float]:
+    """A column of the log, over all versions."""
+    rows = []
+    for path in sorted((settings.folder / "metrics").glob("version_*/metrics.csv")):
+        with path.open() as file:
+            rows += [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+    return rows
+
+
+def test_a_run_leaves_checkpoints_logs_and_pictures(tmp_path: Path) -> None:
+    settings = tiny_settings(
+        tmp_path,
+        ema=0.9,
+        accumulate=2,
+        val=str(tmp_path / "circles"),
+        val_every=2,
+        save_best=1,
+        max_steps=4,
+        logger_freq=100,
+        warmup_steps=2,
+        cosine_decay=True,
+        flip=0.5,
+        empty_prompts=0.5,
+    )
+    trainer = train(settings)
+    checkpoints = {path.name for path in settings.last_checkpoint.parent.iterdir()}
+    assert len(checkpoints) == 2 and "last.ckpt" in checkpoints
+    pictures = {path.name for path in (settings.folder / "image_log" / "train").iterdir()}
+    for kind in ("samples_cfg_scale_9.00", "reconstruction", "control", "conditioning"):
+        assert f"{kind}_gs-000000_e-000000_b-000000.png" in pictures
+    assert len(metrics(settings, "train/loss")) == 4
+    assert len(metrics(settings, "val/loss")) == len(metrics(settings, "val/control_gap")) == 2
+    assert list((settings.folder / "tensorboard").rglob("events.out.tfevents.*"))
+
+    # The whole checkpoint is a model, and it holds the average.
+    state = torch.load(settings.last_checkpoint, weights_only=True)
+    assert state["state_dict"].keys() == trainer.lightning_module.state_dict().keys()
+    reloaded = make_model(tiny_settings(tmp_path, base=str(settings.last_checkpoint)))
+    key = "control_model.input_blocks.0.0.weight"
+    assert torch.equal(reloaded.state_dict()[key], state["state_dict"][key])
+    assert not torch.equal(state["current_model_state"][key], state["state_dict"][key])
+
+    with pytest.raises(FileExistsError, match="--resume"):
+        train(settings)
+
+
+def test_the_hint_is_learnt(tmp_path: Path, fill_by_recipe: Callable, caplog: pytest.LogCaptureFixture) -> None:
+    """Eight pictures are learnt by heart from their hints alone; with the hints of others the loss is far higher."""
+    node = control_model()
+    node["params"] |= {"parameterization": "x0", "scale_factor": 2.0}
+    model = fill_by_recipe(create_model(write_model(tmp_path / "x0.yaml", node)))
+    for zero_conv in (model.control_model.zero_convs, model.control_model.middle_block_out):
+        for parameter in zero_conv.parameters():
+            torch.nn.init.zeros_(parameter)
+    save_state_dict(model.state_dict(), tmp_path / "base.safetensors")
+    settings = tiny_settings(
+        tmp_path,
+        model=str(tmp_path / "x0.yaml"),
+        base=str(tmp_path / "base.safetensors"),
+        batch_size=4,
+        learning_rate=3e-3,
+        empty_prompts=1.0,
+        cache_latents=True,
+        val=str(tmp_path / "circles"),
+        val_every=100,
+        save_best=0,
+        max_steps=200,
+        save_every=1000,
+        log_every=100,
+    )
+    with caplog.at_level(logging.INFO, logger="training"):
+        train(settings)
+    right, shuffled = metrics(settings, "val/loss_right_hint")[-1], metrics(settings, "val/loss_shuffled_hint")[-1]
+    assert shuffled > 1.15 * right, (right, shuffled)
+    assert "Sudden convergence" in caplog.text
+
+
+def test_cached_latents_train_the_same(tmp_path: Path) -> None:
+    plain = tiny_settings(tmp_path, max_steps=3, flip=0.5, output=str(tmp_path / "plain"))
+    cached = tiny_settings(tmp_path, max_steps=3, flip=0.5, output=str(tmp_path / "cached"), cache_latents=True)
+    train(plain)
+    train(cached)
+    np.testing.assert_allclose(metrics(cached, "train/loss"), metrics(plain, "train/loss"), rtol=1e-4)
+    entries = sorted((cached.folder / "cache").rglob("*.safetensors"))
+    assert len(entries) == 8 * 2 + 8  # each picture and its mirror image, each prompt
+
+    # A killed fill goes on: what is whole stays, what is missing or broken is made anew, the same as before.
+    contents = {path: path.read_bytes() for path in entries}
+    entries[0].unlink()
+    entries[1].write_bytes(entries[1].read_bytes()[:50])
+    times = {path: path.stat().st_mtime_ns for path in entries[2:]}
+    model = make_model(cached)
+    data = TrainingData(cached, model)
+    data.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    data.setup("fit")
+    assert {path: path.read_bytes() for path in entries} == contents
+    assert times == {path: path.stat().st_mtime_ns for path in entries[2:]}
+
+    # Other weights of the encoders make other entries.
+    other = TrainingData(cached, make_model(tiny_settings(tmp_path, seed=1)))
+    other.trainer = data.trainer
+    other.setup("fit")
+    assert len(list((cached.folder / "cache").rglob("*.safetensors"))) == 2 * len(entries)
+
+
+def test_what_is_saved_can_be_small(tmp_path: Path) -> None:
+    options = {"sd_locked": True, "seed": 4}
+    whole = tiny_settings(tmp_path, max_steps=2, output=str(tmp_path / "whole"), **options)
+    train(whole)
+    expected = torch.load(whole.last_checkpoint, weights_only=True)
+
+    small = tiny_settings(tmp_path, max_steps=1, output=str(tmp_path / "small"), save="control-only", **options)
+    train(small)
+    small.max_steps, small.resume = 2, "last"
+    train(small)
+    state = torch.load(small.last_checkpoint, weights_only=True)["state_dict"]
+    assert state.keys() == {key for key in expected["state_dict"] if key.startswith("control_model.")}
+    assert all(torch.equal(state[key], expected["state_dict"][key]) for key in state)
+
+    small.sd_locked = False
+    with pytest.raises(ValueError, match="sd_locked"):
+        train(small)
+
+
+class Poison(pl.Callback):
+    """Makes the hint of one batch infinite."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: dict[str, Any], batch_idx: int) -> None:
+        if trainer.global_step == 2:
+            batch["hint"].fill_(float("inf"))
+
+
+def test_a_loss_of_nan_stops_the_run(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_steps=5, save_every=1)
+    with pytest.raises(NonFiniteError) as error:
+        train(settings, Poison())
+    text = str(error.value)
+    assert "The loss is nan at step 2" in text
+    assert text.count(str(tmp_path / "circles" / "target")) == 2  # the files of the batch
+    assert str(settings.last_checkpoint) in text
+    state = torch.load(settings.last_checkpoint, weights_only=True)
+    assert state["global_step"] == 2
+    assert all(tensor.isfinite().all() for tensor in state["state_dict"].values())
+
+
+class SmallDisk(pl.Callback):
+    """After two steps no file may grow beyond a megabyte."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_steps=5, save_every=2)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(CheckpointError, match="File too large") as error:
+            train(settings, SmallDisk())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "step 4" in str(error.value) and f"--resume {settings.last_checkpoint}" in str(error.value)
+    assert torch.load(settings.last_checkpoint, weights_only=True)["global_step"] == 2
+    assert [path.name for path in settings.last_checkpoint.parent.iterdir()] == ["last.ckpt"]
+
+    settings.resume = "last"
+    assert train(settings).global_step == 5
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_gradients_do_not_depend_on_checkpointing(tmp_path: Path, fill_by_recipe: Callable, locked: bool) -> None:
+    settings = tiny_settings(tmp_path, sd_locked=locked)
+    model = fill_by_recipe(make_model(settings))
+    item = {
+        "jpg": torch.rand(2, 64, 64, 3) * 2 - 1,
+        "hint": torch.rand(2, 64, 64, 3),
+        "txt": ["a", "b"],
+        "noise_seed": torch.tensor([1, 2]),
+    }
+    gradients = {}
+    for whose in ("none", "control", "all"):
+        set_checkpointing(model, whose)
+        model.zero_grad(set_to_none=True)
+        model.shared_step(item)[0].backward()
+        gradients[whose] = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+    assert all(key.startswith("control_model.") for key in gradients["none"]) == locked
+    for whose in ("control", "all"):
+        torch.testing.assert_close(gradients[whose], gradients["none"], rtol=1e-4, atol=1e-6)
