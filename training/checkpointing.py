@@ -65,8 +65,8 @@ class AtomicCheckpointIO(CheckpointIO):
         earlier = path if path.exists() else self.last_saved
         free = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
         return (
-            f"The checkpoint of step {checkpoint.get('global_step')} could not be saved to {path}: {system_error(error)} "
-            f"({free:,} bytes are free). "
+            f"The checkpoint of step {checkpoint.get('global_step')} could not be saved to {path}: "
+            f"{system_error(error)} ({free:,} bytes are free). "
             + (f"The one before it is whole: --resume {earlier}" if earlier else "There is no checkpoint before it.")
         )
 

@@ -112,9 +112,9 @@ class TrainingData(pl.LightningDataModule):
             **augmentation,
         )
 
-    def _encode(self, dataset: ControlDataset) -> CachedDataset:
-        if not hasattr(self.model, "first_stage_model"):
-            raise ValueError("cache_latents is for models with a frozen VAE; this one has none.")
+    def _encode(self, dataset: Any) -> CachedDataset:
+        if not hasattr(self.model, "first_stage_model") or not isinstance(dataset, ControlDataset):
+            raise ValueError("cache_latents is for data in a folder and models with a frozen VAE.")
         cached = CachedDataset(dataset, self.model, self.settings.folder / "cache")
         training = self.model.training
         self.model.eval()

@@ -34,7 +34,7 @@ class Settings:
     only_mid_control: bool = _setting(False, "steer the middle block only: cheaper, for a first try")
     # Data
     data: str = _setting("training/fill50k", "folder with prompt.json or metadata.jsonl, or YAML of a data set")
-    val: str | None = _setting(None, "folder of a held-out data set, for validation")
+    val: str | None = _setting(None, "held-out data, as above, for validation")
     resolution: int | None = _setting(None, "size in pixels, a multiple of 64; without, the pictures' own")
     buckets: bool = _setting(False, "train at several aspect ratios instead of squares")
     hint_kind: str = _setting("picture", "what hints are; maps are resized without averaging", HINT_KINDS)
