@@ -18,7 +18,7 @@ def paint_sky(canvas: Canvas, look: Look) -> None:
     """Fill the whole picture with sky: gradient, stars, sun or moon, clouds."""
     rng = np.random.default_rng(look.seed)
     size = canvas.size
-    stops = np.array(look.sky(), np.float32)
+    stops = np.array(look.sky, np.float32)
     rows = np.linspace(0, 1, size, dtype=np.float32) / 0.5
     gradient = np.stack([np.interp(rows, (0, 0.5, 1), stops[:, band]) for band in range(3)], 1)
     canvas.picture[:] = cv2.repeat(gradient.astype(np.uint8)[:, None], 1, size)
@@ -54,7 +54,7 @@ def _paint_cloud(canvas: Canvas, look: Look, rng: np.random.Generator, covered: 
     wide = rng.uniform(0.26, 0.44) * (1.35 if covered else 1.0)
     high = wide * rng.uniform(0.30, 0.42)
     sprite = clouds()[int(rng.integers(6))]
-    top, _, bottom = look.sky()
+    top, _, bottom = look.sky
     body = {"day": (255, 255, 255), "sunset": (255, 206, 176), "night": (92, 106, 150)}[look.time]
     belly = mix(body, top, 0.42 if covered else 0.22)
     if covered:

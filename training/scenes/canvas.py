@@ -78,8 +78,7 @@ class Canvas:
         if not coverage.size:
             return coverage, window
         rows, columns = coverage.shape
-        steps = np.linspace(0.0, 1.0, rows, dtype=np.float32)[:, None]
-        ramp = np.float32(top) + (np.float32(bottom) - np.float32(top)) * steps
+        ramp = np.float32(top) + (np.float32(bottom) - np.float32(top)) * _steps(rows)
         paint = cv2.repeat(ramp.astype(np.int16)[:, None], 1, columns)
         if grain:
             paint += _strokes(self.size, grain)[window]
@@ -164,6 +163,12 @@ def _noise(size: int, cells: int, seed: int) -> np.ndarray:
     field = np.random.default_rng(seed).standard_normal((cells, cells)).astype(np.float32)
     field = cv2.resize(field, (size, size), interpolation=cv2.INTER_CUBIC)
     return field / field.std()
+
+
+@cache
+def _steps(rows: int) -> np.ndarray:
+    """0 to 1 down the rows of a gradient, float32 ``[rows, 1]``."""
+    return np.linspace(0.0, 1.0, rows, dtype=np.float32)[:, None]
 
 
 @cache

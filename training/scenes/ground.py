@@ -146,7 +146,7 @@ def paint_river(canvas: Canvas, thing: Thing, look: Look) -> None:
 
 def _water(canvas: Canvas, thing: Thing, look: Look, colour: tuple[int, int, int], label: Label, mirror: float) -> None:
     """Water takes its colour from the sky, mirrors what is painted above it, and glitters under the sun."""
-    top, _, bottom = look.sky()
+    top, _, bottom = look.sky
     far = mix(look.lit(colour, 0.3), bottom, 0.50)
     near = mix(look.lit(scaled(colour, 0.92)), top, 0.45 if look.time == "sunset" else 0.28)
     coverage, window = canvas.shade(thing.outline, far, near, label)

@@ -152,6 +152,7 @@ class Look:
             int(colour[2] * blue + (haze[2] - colour[2] * blue) * veil),
         )
 
+    @cached_property
     def sky(self) -> tuple[Colour, Colour, Colour]:
         """Top, middle and bottom of the sky."""
         covered = COVER[self.weather]
