@@ -75,7 +75,7 @@ def transfer_control(base: StateDict, control: StateDict, target: StateDict) -> 
 
     Args:
         base: the model that ``control`` was trained on.
-        control: a whole ControlNet model, or only its ``control_model.*``.
+        control: a whole ControlNet model, or only what was trained.
         target: the model to be steered.
 
     Returns:
@@ -85,8 +85,7 @@ def transfer_control(base: StateDict, control: StateDict, target: StateDict) -> 
     Raises:
         WeightsError: a weight is missing in one of the three, or its shapes differ.
     """
-    if not any(key.startswith(CONTROL) for key in control):
-        raise WeightsError("the control has no control_model.* keys, so it is no ControlNet")
+    control_part(control)  # must be there
     _check_offsets(base, control, target)
     state, borrowed = {}, []
     for key, tensor in control.items():
@@ -96,7 +95,7 @@ def transfer_control(base: StateDict, control: StateDict, target: StateDict) -> 
             state[key] = target.get(key, tensor)
         else:
             state[key] = _offset(tensor, base.get(counterpart(key)), target.get(counterpart(key)))
-    if not any(key.startswith(UNET) for key in control):  # the control alone: the rest is the target's
+    if not _is_whole(control):  # the rest is the target's
         state = {**_without_control(target), **state}
     for prefix in BORROWED:
         if not any(key.startswith(prefix) for key in state):
@@ -131,19 +130,31 @@ def _offset(tensor: Tensor, base: Tensor | None, target: Tensor | None) -> Tenso
     return (tensor.to(wide) + (target.to(wide) - base.to(wide))).to(tensor.dtype)
 
 
-def merge_control(base: StateDict, control: StateDict) -> dict[str, Tensor]:
-    """Stable Diffusion (or any ControlNet model) with the control of another file, which may hold nothing else.
+def control_part(control: StateDict) -> dict[str, Tensor]:
+    """What a control brings to another base: its ``control_model.*``.
+
+    Of a file that is no whole model everything: training that does not lock Stable Diffusion also saves the decoder.
 
     Raises:
-        WeightsError: the base is no Stable Diffusion, or the control has no control_model.* keys.
+        WeightsError: there are no ``control_model.*`` keys.
+    """
+    if not any(key.startswith(CONTROL) for key in control):
+        raise WeightsError(f"the control has no {CONTROL}* keys, so it is no ControlNet ({first_few(list(control))})")
+    prefix = CONTROL if _is_whole(control) else ""
+    return {key: tensor for key, tensor in control.items() if key.startswith(prefix)}
+
+
+def merge_control(base: StateDict, control: StateDict) -> dict[str, Tensor]:
+    """Stable Diffusion (or any ControlNet model) with the control of another file: see `control_part`.
+
+    Raises:
+        WeightsError: the base is no Stable Diffusion, or the control does not belong to its version.
     """
     if not any(key.startswith(UNET) for key in base):
         raise WeightsError(
             f"the base has no {UNET}* keys, so it is no whole Stable Diffusion ({first_few(list(base))})"
         )
-    part = {key: tensor for key, tensor in control.items() if key.startswith(CONTROL)}
-    if not part:
-        raise WeightsError(f"the control has no {CONTROL}* keys, so it is no ControlNet ({first_few(list(control))})")
+    part = control_part(control)
     shapes = [
         f"{key}: {list(tensor.shape)}, and {list(base[counterpart(key)].shape)} in the base"
         for key, tensor in part.items()
@@ -152,6 +163,10 @@ def merge_control(base: StateDict, control: StateDict) -> dict[str, Tensor]:
     if shapes:
         raise WeightsError(f"base and control are of different versions of Stable Diffusion ({first_few(shapes)})")
     return {**_without_control(base), **part}
+
+
+def _is_whole(control: StateDict) -> bool:
+    return any(key.startswith(BORROWED) for key in control)
 
 
 def _without_control(state: StateDict) -> dict[str, Tensor]:

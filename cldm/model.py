@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from yaml import YAMLError
 
+from cldm.convert import control_part
 from ldm.util import instantiate_from_config
-from ldm.weights import load_file_into, read_state_dict
+from ldm.weights import WeightsError, load_file_into, map_state_dict, read_state_dict
 
 if TYPE_CHECKING:
     from cldm.cldm import ControlLDM
@@ -76,7 +77,8 @@ def load_model(
         weights_path: a whole model, or with ``control`` Stable Diffusion without control.
         device: where the model goes.
         dtype: of the weights; None keeps float32 whatever the file has. Noise schedules always stay float32.
-        control: a file with ``control_model.*`` (ControlNet 1.1, or training's control-only checkpoints).
+        control: a file with a control, which takes the place of the weights' own: ControlNet 1.1, training's
+            control-only checkpoints, or a whole model.
 
     Returns:
         The model in eval mode.
@@ -91,9 +93,19 @@ def load_model(
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)
     computed = [name for name, buffer in model.named_buffers() if not buffer.is_meta]
+    elsewhere = {} if control is None else dict.fromkeys(_control_keys(control), control)
     advice = partial(advice_for, model.state_dict(), needs_control=control is None)
-    load_file_into(model, weights_path, device, overlay=control, ignore=HARMLESS_KEYS, optional=computed, hint=advice)
+    load_file_into(
+        model, weights_path, device, elsewhere=elsewhere, ignore=HARMLESS_KEYS, optional=computed, hint=advice
+    )
     return model.to(device).eval()
+
+
+def _control_keys(path: str | Path) -> list[str]:
+    try:
+        return list(control_part(map_state_dict(path)))
+    except WeightsError as error:
+        raise error if str(path) in str(error) else WeightsError(f"{path}: {error}") from None
 
 
 def load_config(config_path: str | Path) -> DictConfig:

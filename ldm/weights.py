@@ -74,7 +74,7 @@ def load_file_into(
     path: str | Path,
     device: str | torch.device = "cpu",
     *,
-    overlay: str | Path | None = None,
+    elsewhere: Mapping[str, str | Path] | None = None,
     ignore: Collection[str] = (),
     optional: Collection[str] = (),
     hint: Hint = "",
@@ -86,18 +86,16 @@ def load_file_into(
 
     Args:
         device: where the tensors go.
-        overlay: a second file, whose tensors take the place of the first's.
+        elsewhere: keys that are read from another file instead.
     """
-    files = [Path(file) for file in (path, overlay) if file is not None]
-    origin: dict[str, Path] = {}
-    found: dict[str, Tensor] = {}
-    for file in files:
-        state = map_state_dict(file)
-        found.update(state)
-        origin.update(dict.fromkeys(state, file))
+    others = {key: Path(file) for key, file in (elsewhere or {}).items()}
+    files = list(dict.fromkeys([Path(path), *others.values()]))
+    maps = {file: map_state_dict(file) for file in files}
+    origin = {**dict.fromkeys(maps[files[0]], files[0]), **others}
+    found = {key: maps[file][key] for key, file in origin.items()}
     wanted = module.state_dict()
     _check_fit(module, found, " + ".join(map(str, files)), True, ignore, optional, hint)
-    del found, state  # lets go of the maps before the copying
+    del found, maps  # let go of the files before the copying
     tensors: dict[str, Tensor] = {}
     for file in files:
         dtypes = {key: tensor.dtype for key, tensor in wanted.items() if origin.get(key) == file}

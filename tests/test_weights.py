@@ -411,7 +411,7 @@ def test_a_file_replaced_while_it_is_read_is_an_error(tmp_path: Path, monkeypatc
     import ldm.weights
 
     path, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    state = {str(i): torch.full((64, 64), float(i)) for i in range(64)}
+    state = {str(i): torch.full((1024, 1024), float(i)) for i in range(10)}
     save_file(state, path)
     save_file({key: -tensor for key, tensor in state.items()}, other)
     opened = ldm.weights.open_weights

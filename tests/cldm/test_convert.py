@@ -163,6 +163,15 @@ def test_transfers_that_cannot_be_are_errors(base: dict, control: dict, target: 
         transfer_control(base, control, target)
 
 
+def test_a_control_with_an_unlocked_decoder_takes_the_rest_from_the_target():
+    part = {**without(TRAINED, *SD), "model.diffusion_model.out.weight": full(2.5)}
+    state, _ = transfer_control(SD, part, OTHER)
+    assert values(state) == {
+        **values(transfer_control(SD, TRAINED, OTHER)[0]),
+        "model.diffusion_model.out.weight": 12.5,
+    }
+
+
 # --- merge ---
 
 
@@ -171,6 +180,11 @@ def test_transfers_that_cannot_be_are_errors(base: dict, control: dict, target: 
 def test_base_and_control_make_a_whole_model(base: dict, control: dict):
     assert values(merge_control(base, control)) == values(TRAINED)
     assert list(merge_control(base, control)) == list(TRAINED)
+
+
+def test_an_unlocked_decoder_comes_with_its_control():
+    part = {**without(TRAINED, *SD), "model.diffusion_model.out.weight": full(2.5)}
+    assert values(merge_control(SD, part)) == {**values(TRAINED), "model.diffusion_model.out.weight": 2.5}
 
 
 def test_merges_that_cannot_be_are_errors():

@@ -128,6 +128,14 @@ def test_a_control_alone_joins_a_base(config: Path, state: dict[str, Tensor], tm
     save_state_dict(state, tmp_path / "whole.ckpt")
     model = load_model(config, tmp_path / "whole.ckpt", control=tmp_path / "control.pth")
     assert_equal(model, {**base, **control})
+    changed = {key: tensor + 1 for key, tensor in state.items()}
+    save_state_dict(changed, tmp_path / "other.safetensors")
+    model = load_model(config, tmp_path / "sd.safetensors", control=tmp_path / "other.safetensors")
+    assert_equal(model, {**base, **control})
+    with pytest.raises(WeightsError, match=r"sd\.safetensors: the control has no control_model\.\* keys"):
+        load_model(config, tmp_path / "whole.ckpt", control=tmp_path / "sd.safetensors")
+    with pytest.raises(WeightsError, match=r"^\S*nowhere\.pth: there is no such file"):
+        load_model(config, tmp_path / "whole.ckpt", control=tmp_path / "nowhere.pth")
 
 
 def test_the_names_of_the_original(state: dict[str, Tensor], tmp_path: Path):
