@@ -6,7 +6,7 @@ A config is a Python file that mmengine executes: give only paths that the user 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +140,7 @@ def classes_and_palette(config: Config, num_classes: int) -> tuple[tuple[str, ..
     known = getattr(dataset, "METAINFO", {})
     if len(known.get("classes", ())) == len(known.get("palette", ())) == num_classes:
         return tuple(known["classes"]), np.array(known["palette"], dtype=np.uint8)
-    grey = np.arange(num_classes, dtype=np.uint8)
+    grey = np.linspace(0, 255, num_classes).astype(np.uint8)
     return tuple(f"class {i}" for i in range(num_classes)), np.stack([grey] * 3, axis=1)
 
 
@@ -165,8 +165,12 @@ def predict_labels(model: nn.Module, pipeline: Sequence[Any], pictures: Sequence
     dtype = next(model.decode_head.parameters()).dtype
     inputs = batch["inputs"].to(dtype, memory_format=torch.channels_last)
     metas = [sample.metainfo for sample in batch["data_samples"]]
-    logits = model.inference(inputs, metas)
-    return [_labels(model, logits[i : i + 1], meta).cpu().numpy() for i, meta in enumerate(metas)]
+    if _only_enlarges(model):
+        logits = model.decode_head(model.extract_feat(inputs))
+    else:
+        logits = model.inference(inputs, metas)
+    size = tuple(inputs.shape[2:])
+    return [_labels(model, logits[i : i + 1], size, meta).cpu().numpy() for i, meta in enumerate(metas)]
 
 
 def _prepare(pipeline: Sequence[Any], picture: np.ndarray) -> dict[str, Any]:
@@ -183,18 +187,31 @@ def _prepare(pipeline: Sequence[Any], picture: np.ndarray) -> dict[str, Any]:
     return sample
 
 
-def _labels(model: nn.Module, logits: Tensor, meta: dict[str, Any]) -> Tensor:
-    """Logits ``[1, classes, H', W']`` of the network's input -> uint8 labels ``[H, W]`` of the picture."""
-    height, width = logits.shape[2:]
+def _only_enlarges(model: nn.Module) -> bool:
+    """Whether mmseg would do no more to the head's logits than enlarge them to the size of the network's input."""
+    from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+
+    head = model.decode_head
+    head = type(head.head if isinstance(head, UPerHeadForInference) else head)
+    inherited = head.predict is BaseDecodeHead.predict and head.predict_by_feat is BaseDecodeHead.predict_by_feat
+    return inherited and model.test_cfg.get("mode", "whole") == "whole" and type(model).__name__ == "EncoderDecoder"
+
+
+def _labels(model: nn.Module, logits: Tensor, size: tuple[int, int], meta: dict[str, Any]) -> Tensor:
+    """Logits ``[1, classes, h, w]`` -> uint8 labels ``[H, W]`` of the picture; ``size`` is the network's input's."""
     left, right, top, bottom = meta.get("img_padding_size", meta.get("padding_size", (0, 0, 0, 0)))
-    logits = logits[:, :, top : height - bottom, left : width - right]
-    if meta.get("flip"):
-        logits = logits.flip(3 if meta["flip_direction"] == "horizontal" else 2)
-    size = tuple(meta["ori_shape"][:2])
+    picture_size = tuple(meta["ori_shape"][:2])
+
+    def at_picture(part: Tensor) -> Tensor:
+        part = enlarge(part.float(), size, model.align_corners)  # in 16 bits many classes would be equal
+        part = part[:, :, top : size[0] - bottom, left : size[1] - right]
+        if meta.get("flip"):
+            part = part.flip(3 if meta["flip_direction"] == "horizontal" else 2)
+        return enlarge(part, picture_size, model.align_corners)
+
     if logits.shape[1] == 1:
-        probability = enlarge(logits, size, model.align_corners).sigmoid()
-        return (probability > model.decode_head.threshold)[0, 0].to(torch.uint8)
-    return argmax_at_size(logits, size, model.align_corners)[0]
+        return (at_picture(logits).sigmoid() > model.decode_head.threshold)[0, 0].to(torch.uint8)
+    return argmax_in_parts(logits, at_picture)[0]
 
 
 def enlarge(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
@@ -202,20 +219,19 @@ def enlarge(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     return x if x.shape[2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
 
 
-def argmax_at_size(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-    """The class of the highest logit after a bilinear resize, without ever holding all classes at full size.
+def argmax_in_parts(logits: Tensor, resize: Callable[[Tensor], Tensor]) -> Tensor:
+    """The class of the highest logit after a resize, without ever holding all classes at full size.
 
     Args:
         logits: ``[B, classes, h, w]``.
-        size: H and W to resize to.
-        align_corners: as in ``torch.nn.functional.interpolate``.
+        resize: ``[B, C, h, w]`` -> ``[B, C, H, W]``, each channel by itself.
 
     Returns:
         uint8 ``[B, H, W]``; the lower class where two are equal.
     """
     best, labels = None, None
     for first in range(0, logits.shape[1], _CLASSES_AT_ONCE):
-        values, classes = enlarge(logits[:, first : first + _CLASSES_AT_ONCE], size, align_corners).max(dim=1)
+        values, classes = resize(logits[:, first : first + _CLASSES_AT_ONCE]).max(dim=1)
         classes = (classes + first).to(torch.uint8)
         if best is None:
             best, labels = values, classes

@@ -26,6 +26,7 @@ class UPerHeadForInference(nn.Module):
     def __init__(self, head: nn.Module):
         super().__init__()
         self.head = head
+        self.threshold = head.threshold
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Feature maps ``[B, C_i, H_i, W_i]``, the finest first -> logits ``[B, classes, H_0, W_0]``."""
@@ -87,13 +88,13 @@ def convolve_enlarged(maps: Sequence[Tensor], weight: Tensor, bias: Tensor | Non
     out = F.conv2d(finest, weights[0], bias, padding=1).permute(0, 2, 3, 1).contiguous()  # [B, H, W, O]
     rows = out.view(len(finest), height, -1)  # [B, H, W * O]
     for x, kernel in zip(coarser, weights[1:], strict=True):
-        x = x.permute(0, 2, 3, 1)  # [B, h, w, C]
-        down = enlarging_taps(x.shape[1], height, align_corners, x.dtype, x.device)  # [3, H, h]
-        across = enlarging_taps(x.shape[2], width, align_corners, x.dtype, x.device)  # [3, W, w]
+        down = enlarging_taps(x.shape[2], height, align_corners, x.dtype, x.device)  # [3, H, h]
+        across = enlarging_taps(x.shape[3], width, align_corners, x.dtype, x.device)  # [3, W, w]
         across = across.permute(1, 2, 0).flatten(1)  # [W, w * 3]
         for tap in range(3):
             taps = kernel[:, :, tap].permute(2, 0, 1).flatten(0, 1)  # [3 * O, C]
-            line = F.linear(x, taps).unflatten(3, (3, -1)).flatten(2, 3)  # [B, h, w * 3, O]
+            line = F.conv2d(x, taps[:, :, None, None]).permute(0, 2, 3, 1)  # [B, h, w, 3 * O]
+            line = line.unflatten(3, (3, -1)).flatten(2, 3)  # [B, h, w * 3, O]
             line = (across @ line).flatten(2)  # [B, h, W * O]
             torch.baddbmm(rows, down[tap].expand(len(x), -1, -1), line, out=rows)
     return out.permute(0, 3, 1, 2)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from annotator import segmentor
 from annotator.ade20k import CLASSES, PALETTE, colorize
-from annotator.segmentor import argmax_at_size
+from annotator.segmentor import argmax_in_parts
 from annotator.uniformer import UniformerDetector
 from ldm.weights import WeightsError
 
@@ -156,11 +156,14 @@ def test_nothing_is_imported_or_loaded_before_the_first_picture_and_nothing_is_p
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("align_corners", [False, True])
-def test_argmax_in_pieces_is_the_argmax(align_corners: bool):
+def test_argmax_in_parts_is_the_argmax():
     logits = torch.randn(2, 21, 7, 9)
-    whole = F.interpolate(logits, (50, 31), mode="bilinear", align_corners=align_corners).argmax(dim=1)
-    assert torch.equal(argmax_at_size(logits, (50, 31), align_corners).long(), whole)
+    assert torch.equal(argmax_in_parts(logits, lambda part: part).long(), logits.argmax(dim=1))
+
+    def resize(part: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(part, (50, 31), mode="bilinear")
+
+    assert torch.equal(argmax_in_parts(logits, resize).long(), resize(logits).argmax(dim=1))
 
 
 @pytest.mark.parametrize("shape", [(1, 4000, 3), (20, 400, 3)])
