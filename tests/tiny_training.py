@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,12 @@ def tiny_settings(folder: Path, **changes: Any) -> Settings:
         "progress": False,
     }
     return Settings(**{**settings, **changes})
+
+
+def metrics(settings: Settings, name: str) -> list[float]:
+    """A column of the log, over all versions."""
+    rows = []
+    for path in sorted((settings.folder / "metrics").glob("version_*/metrics.csv")):
+        with path.open() as file:
+            rows += [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+    return rows

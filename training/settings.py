@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from training.checkpointing import SAVE_KINDS
 from training.data.records import HINT_KINDS
@@ -127,7 +128,7 @@ class Settings:
         try:
             merged = OmegaConf.merge(OmegaConf.structured(self), OmegaConf.load(path))
             return OmegaConf.to_object(merged)
-        except (OSError, OmegaConfBaseException) as error:
+        except (OSError, YAMLError, OmegaConfBaseException) as error:
             raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
 
     def from_command_line(self, arguments: Sequence[str] | None = None, description: str | None = None) -> Settings:
