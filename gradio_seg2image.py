@@ -16,7 +16,7 @@ import gradio as gr
 
 import config
 from cldm.generate import Generator
-from cldm.registry import add_model_arguments, generator_from_arguments, known_models
+from cldm.registry import add_model_arguments, generator_or_exit, known_models
 from cldm.requests import DEFAULT_A_PROMPT, DEFAULT_N_PROMPT
 from page.actions import Actions, picture_file
 from page.examples import Example, load_examples
@@ -317,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Load the model and serve the page until interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     options = parse_arguments(arguments)
-    page = build_page(generator_from_arguments(options), load_examples(EXAMPLES))
+    page = build_page(generator_or_exit(options), load_examples(EXAMPLES))
     serve(page, options)
 
 

@@ -67,7 +67,7 @@ def known_models() -> dict[str, ModelFiles]:
             ),
             detector_weights=checkpoints / "upernet_tiny.safetensors",
             detector_config=ROOT / "configs" / "annotator" / "upernet_tiny.py",
-            how_to_get="make tiny",
+            how_to_get="the steps of training/README.md, in their order",
         ),
     }
 
@@ -112,7 +112,7 @@ def find_model(
         files = replace(files, detector_weights=Path(detector_weights), detector_config=config)
     missing = files.missing()
     if missing:
-        how = f" This command brings them: {files.how_to_get}" if files.how_to_get else ""
+        how = f" To get them: {files.how_to_get}" if files.how_to_get else ""
         raise ModelError(f"Model {files.name}: there is no {', no '.join(str(path) for path in missing)}.{how}")
     return files
 
@@ -171,11 +171,20 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-memory", action="store_true", help="slower, in less GPU memory")
 
 
-def generator_from_arguments(arguments: argparse.Namespace) -> Generator:
-    """The generator that these options ask for; ends the program with one line where there is none."""
+def generator_from_options(options: argparse.Namespace) -> Generator:
+    """The generator that the options of ``add_model_arguments`` ask for.
+
+    Raises:
+        ModelError: as ``find_model`` and ``load_generator``; WeightsError: files that do not fit.
+    """
+    files = find_model(options.model, options.weights, options.detector_weights, options.detector_config)
+    return load_generator(files, options.device, options.precision, options.save_memory)
+
+
+def generator_or_exit(options: argparse.Namespace) -> Generator:
+    """As ``generator_from_options`` for command lines: an error is one line, and the exit status is not 0."""
     try:
-        files = find_model(arguments.model, arguments.weights, arguments.detector_weights, arguments.detector_config)
-        return load_generator(files, arguments.device, arguments.precision, arguments.save_memory)
+        return generator_from_options(options)
     except (ModelError, WeightsError) as error:
         raise SystemExit(f"error: {error}") from None
 

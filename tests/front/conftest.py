@@ -19,6 +19,8 @@ from cldm.png import save_png
 from ldm.util import instantiate_from_config
 from ldm.weights import save_state_dict
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @dataclass(frozen=True)
 class ModelOnDisk:
@@ -71,3 +73,18 @@ def server(small_model, tmp_path_factory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gradio_seg2image.EXAMPLES", folder)
         yield from start(small, "--queue-size", "100", examples=load_examples(folder))
+
+
+@pytest.fixture(scope="session")
+def model_options(model_files, tmp_path_factory) -> list[str]:
+    """Command-line options for the small model, with a real mmseg detector of random weights."""
+    from annotator.segmentor import build_segmentor
+
+    config = ROOT / "configs" / "annotator" / "upernet_tiny.py"
+    weights = tmp_path_factory.mktemp("detector") / "upernet.safetensors"
+    torch.manual_seed(0)
+    save_state_dict(build_segmentor(config).state_dict(), weights)
+    return [
+        *("--model", str(model_files.config), "--weights", str(model_files.weights), "--device", "cpu"),
+        *("--detector-weights", str(weights), "--detector-config", str(config)),
+    ]

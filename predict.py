@@ -1,0 +1,126 @@
+"""The Cog predictor: the inputs, types, ranges and defaults of the public controlnet-seg model, and three more.
+
+cog predict -i image=@photo.jpg -i prompt="a house"
+
+``CONTROLNET_OPTIONS`` takes the model's options of the other front ends, such as ``--model tiny --device cpu``.
+"""
+
+# ruff: noqa: B008, UP045  Cog reads declarations off the defaults, and Optional
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import shlex
+import tempfile
+from pathlib import Path as LocalPath
+from typing import Any, Optional
+
+from cog import BasePredictor, Input, Path
+from cog.input import FieldInfo
+
+from annotator.map_validator import validate_map
+from annotator.pictures import read_picture
+from cldm.generate import Generator
+from cldm.png import save_png
+from cldm.registry import add_model_arguments, generator_from_options
+from cldm.requests import Request, RequestError
+
+
+class Predictor(BasePredictor):
+    """Serves SD 1.5 if its weights are there, else the embedded model."""
+
+    generator: Generator
+
+    def setup(self) -> None:
+        """Load the model once; predictions then take only their own time."""
+        parser = argparse.ArgumentParser(prog="CONTROLNET_OPTIONS", exit_on_error=False)
+        add_model_arguments(parser)
+        self.generator = generator_from_options(
+            parser.parse_args(shlex.split(os.environ.get("CONTROLNET_OPTIONS", "")))
+        )
+        self.folder = tempfile.TemporaryDirectory(prefix="controlnet-")
+
+    def predict(
+        self,
+        image: Path = Input(description="Input image"),
+        prompt: str = Input(description="Prompt for the model"),
+        num_samples: str = Input(
+            description="Number of samples (higher values may OOM)", choices=["1", "4"], default="1"
+        ),
+        image_resolution: str = Input(
+            description="Image resolution to be generated; the embedded model is at home at 256",
+            choices=["256", "512", "768"],
+            default="512",
+        ),
+        ddim_steps: int = Input(description="Steps", default=20),
+        scale: float = Input(description="Guidance Scale", default=9.0, ge=0.1, le=30.0),
+        seed: Optional[int] = Input(description="Seed; random if it is not given", default=None),
+        eta: float = Input(description="eta (DDIM)", default=0.0),
+        a_prompt: str = Input(description="Added Prompt", default="best quality, extremely detailed"),
+        n_prompt: str = Input(
+            description="Negative Prompt",
+            default="longbody, lowres, bad anatomy, bad hands, missing fingers, extra digit, fewer digits, cropped, "
+            "worst quality, low quality",
+        ),
+        detect_resolution: int = Input(
+            description="Resolution at which the segmentation is detected", default=512, ge=128, le=1024
+        ),
+        strength: float = Input(description="Control Strength", default=1.0, ge=0.0, le=2.0),
+        guess_mode: bool = Input(description="Guess Mode", default=False),
+        map: Optional[Path] = Input(
+            description="Segmentation map in ADE20K colours or indices, instead of detecting one", default=None
+        ),
+    ) -> list[Path]:
+        """The map in colours first, then the pictures, each a PNG that carries its request."""
+        given = dict(locals())
+        values = {name: checked_input(name, field, given[name]) for name, field in DECLARED.items()}
+        picture = read_picture(local_file(values.pop("image")))
+        brought = values.pop("map")
+        labels = None if brought is None else validate_map(local_file(brought)).labels
+        seed = -1 if values["seed"] is None else values["seed"]
+        counts = {name: int(values[name]) for name in ("num_samples", "image_resolution")}
+        result = self.generator.generate(Request(picture, map=labels, **{**values, **counts, "seed": seed}))
+        return self._save([(result.map, None), *((p, result.metadata(k)) for k, p in enumerate(result.pictures))])
+
+    def _save(self, pictures: list[tuple[Any, str | None]]) -> list[Path]:
+        """Write to a folder that lasts until the next prediction, when Cog has sent its files."""
+        self.folder.cleanup()
+        self.folder = tempfile.TemporaryDirectory(prefix="controlnet-")
+        paths = [LocalPath(self.folder.name) / f"output_{index}.png" for index in range(len(pictures))]
+        for path, (picture, metadata) in zip(paths, pictures, strict=True):
+            save_png(path, picture, metadata)
+        return [Path(path) for path in paths]
+
+
+# Read before Cog's worker puts plain defaults in the place of the declarations.
+DECLARED: dict[str, FieldInfo] = {
+    name: parameter.default
+    for name, parameter in inspect.signature(Predictor.predict).parameters.items()
+    if isinstance(parameter.default, FieldInfo)
+}
+
+
+def checked_input(name: str, field: FieldInfo, value: Any) -> Any:
+    """A value within its declared range, or the default; Cog itself looks only in containers that ``cog build`` made.
+
+    Raises:
+        RequestError: a value that is missing, not among the choices, or out of range.
+    """
+    if isinstance(value, FieldInfo):  # left out in a direct call
+        value = field.default
+        if value is None and name in ("image", "prompt"):
+            raise RequestError(f"{name} is missing.")
+    if field.choices and value not in field.choices:
+        raise RequestError(f"{name} must be one of {', '.join(map(str, field.choices))}, got {value!r}.")
+    if (field.ge is not None and not value >= field.ge) or (field.le is not None and not value <= field.le):
+        raise RequestError(f"{name} must be from {field.ge} to {field.le}, got {value!r}.")
+    if name == "seed" and value is not None and value < 0:
+        raise RequestError(f"seed must be 0 or more, or left out for a random one, got {value}.")
+    return value
+
+
+def local_file(path: Any) -> str:
+    """The place of an input file on this machine; Cog hands over a path, or an object that downloads at this call."""
+    return str(path.convert() if hasattr(path, "convert") else path)

@@ -1,0 +1,159 @@
+"""The Cog predictor, through Cog's own HTTP server and called directly."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import httpx
+import numpy as np
+import pytest
+from cog import Path
+from front.conftest import ROOT
+from front.small_page import ColorDetector, draw
+from PIL import Image
+
+import predict
+from annotator.ade20k import colorize
+from cldm.generate import Generator
+from cldm.png import read_request, save_png
+from cldm.requests import Request, RequestError
+
+# Name, type and default of the public controlnet-seg model's inputs, in its order.
+PUBLIC = {
+    "image": ("Path", None),
+    "prompt": ("str", None),
+    "num_samples": ("str", "1"),
+    "image_resolution": ("str", "512"),
+    "ddim_steps": ("int", 20),
+    "scale": ("float", 9.0),
+    "seed": ("Optional[int]", None),
+    "eta": ("float", 0.0),
+    "a_prompt": ("str", Request.a_prompt),
+    "n_prompt": ("str", Request.n_prompt),
+    "detect_resolution": ("int", 512),
+}
+
+
+@pytest.fixture
+def predictor(small_model) -> predict.Predictor:
+    predictor = predict.Predictor()
+    predictor.generator = Generator(small_model, ColorDetector(), name="small", resolution=64)
+    predictor.folder = predict.tempfile.TemporaryDirectory()
+    return predictor
+
+
+@pytest.fixture
+def house(tmp_path) -> Path:
+    save_png(tmp_path / "house.png", draw(256, 256))
+    return Path(tmp_path / "house.png")
+
+
+def test_inputs_are_those_of_the_public_model():
+    declared = predict.DECLARED
+    annotations = predict.Predictor.predict.__annotations__
+    assert {name: (annotations[name], declared[name].default) for name in PUBLIC} == PUBLIC
+    assert list(declared) == [*PUBLIC, "strength", "guess_mode", "map"]
+    assert declared["num_samples"].choices == ["1", "4"]
+    assert declared["image_resolution"].choices == ["256", "512", "768"]
+    assert (declared["scale"].ge, declared["scale"].le) == (0.1, 30.0)
+    assert (declared["detect_resolution"].ge, declared["detect_resolution"].le) == (128, 1024)
+
+
+def test_map_first_then_the_pictures_and_zero_is_a_seed(predictor, house):
+    paths = predictor.predict(house, "a house", image_resolution="256", ddim_steps=1, seed=0, detect_resolution=256)
+    assert [path.name for path in paths] == ["output_0.png", "output_1.png"]
+    np.testing.assert_array_equal(np.asarray(Image.open(paths[0])), colorize(ColorDetector().labels(draw(256, 256))))
+    request = read_request(paths[1])
+    assert request.seed == 0
+    content = paths[1].read_bytes()
+    again = predictor.predict(house, "a house", image_resolution="256", ddim_steps=1, seed=0, detect_resolution=256)
+    assert again[1].read_bytes() == content
+
+
+def test_a_map_stands_for_the_detector(predictor, house, tmp_path):
+    labels = np.full((256, 256), 21, np.uint8)
+    save_png(tmp_path / "map.png", colorize(labels))
+    paths = predictor.predict(house, "", image_resolution="256", ddim_steps=1, map=Path(tmp_path / "map.png"))
+    np.testing.assert_array_equal(np.asarray(Image.open(paths[0])), colorize(labels))
+    assert predictor.generator.detector.calls == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_samples": "2"},
+        {"image_resolution": "64"},
+        {"scale": 31.0},
+        {"scale": float("nan")},
+        {"detect_resolution": 64},
+        {"seed": -1},
+        {"ddim_steps": 0},
+        {"eta": 2.0},
+    ],
+    ids=str,
+)
+def test_wrong_inputs_are_refused_by_name(predictor, house, wrong):
+    with pytest.raises(RequestError, match=next(iter(wrong))):
+        predictor.predict(house, "a house", **wrong)
+
+
+@pytest.fixture(scope="module")
+def cog_server(model_options, tmp_path_factory) -> Iterator[str]:
+    """Cog's HTTP server over the small model with a real detector, in a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # Cog starts "python"
+        "PORT": str(port),
+        "COG_PREDICT_TYPE_STUB": "predict.py:Predictor",
+        "CONTROLNET_OPTIONS": shlex.join(model_options),
+    }
+    log = (tmp_path_factory.mktemp("cog") / "log").open("w+b")
+    command = [sys.executable, "-m", "cog.server.http", "--host", "127.0.0.1"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(400):
+            time.sleep(0.3)
+            try:
+                status = httpx.get(f"{url}/health-check").json()["status"]
+            except httpx.TransportError:
+                status = "STARTING"
+            if status != "STARTING" or process.poll() is not None:
+                break
+        log.seek(0)
+        assert status == "READY", log.read().decode()[-2000:]
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
+        log.close()
+
+
+def test_through_cogs_own_server(cog_server):
+    buffer = io.BytesIO()
+    Image.fromarray(draw(256, 256)).save(buffer, format="PNG")
+    picture = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    settings = {"image": picture, "prompt": "a house", "image_resolution": "256", "ddim_steps": 1, "seed": 3}
+
+    def ask(**changes) -> dict:
+        return httpx.post(f"{cog_server}/predictions", json={"input": {**settings, **changes}}, timeout=300).json()
+
+    answer = ask()
+    assert answer["status"] == "succeeded", answer
+    detected, result = (base64.b64decode(url.partition(",")[2]) for url in answer["output"])
+    assert Image.open(io.BytesIO(detected)).size == Image.open(io.BytesIO(result)).size == (256, 256)
+    assert read_request(io.BytesIO(result)).seed == 3
+    assert ask()["output"] == answer["output"]
+    refused = ask(scale=99.0)
+    assert refused["status"] == "failed" and "scale must be from 0.1 to 30.0" in refused["error"]
