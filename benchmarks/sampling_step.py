@@ -34,6 +34,7 @@ from diffusers.loaders.single_file_utils import (  # noqa: E402
 )
 
 from cldm.cldm import ControlLDM  # noqa: E402
+from cldm.model import parameters_on_meta  # noqa: E402
 from ldm.models.diffusion.ddim import DDIMSampler  # noqa: E402
 from ldm.packing import pack_weights  # noqa: E402
 from ldm.util import instantiate_from_config  # noqa: E402
@@ -69,12 +70,20 @@ def random_model(config: DictConfig, device: torch.device, dtype: torch.dtype) -
     """`config`'s model with random weights, without VAE and text encoder, which no step needs."""
     config = config.copy()
     config.params.first_stage_config = config.params.cond_stage_config = {"target": "torch.nn.Identity"}
-    torch.manual_seed(0)
-    model = instantiate_from_config(config).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        if not parameter.any():  # zero convolutions and the like: zeros would hide what they do
-            parameter.normal_(std=0.02)
-    return model.to(device, dtype)
+    with parameters_on_meta():
+        model = instantiate_from_config(config)
+    generator = torch.Generator().manual_seed(0)
+    weights = {name: random_weight(name, p.shape, generator).to(dtype) for name, p in model.named_parameters()}
+    model.load_state_dict(weights, strict=False, assign=True)
+    return model.eval().requires_grad_(False).to(device)
+
+
+def random_weight(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Uniform, of a size that keeps activations alive; not even zero convolutions get zeros."""
+    noise = torch.empty(shape).uniform_(-1, 1, generator=generator)
+    if len(shape) > 1:
+        return noise.mul_((3 / shape[1:].numel()) ** 0.5)
+    return noise.mul_(0.1).add_(1.0 if name.endswith("weight") else 0.0)
 
 
 class Peer:
