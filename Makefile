@@ -12,7 +12,7 @@ BENCH ?= sampling_step
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: test demo lint format bench lock FORCE
+.PHONY: test demo tiny lint format bench lock FORCE
 .DEFAULT_GOAL := test
 
 test: $(STAMP)
@@ -21,6 +21,10 @@ test: $(STAMP)
 demo: $(STAMP)
 	@test -f gradio_seg2image.py || { echo "make demo: gradio_seg2image.py is not part of this version yet" >&2; exit 1; }
 	$(BIN)/python gradio_seg2image.py $(ARGS)
+
+# The embedded model, trained from nothing. See training/README.md.
+tiny: $(STAMP)
+	$(BIN)/python -m training.make_tiny $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from annotator.segmentor import argmax_at_size, build_segmentor
+from annotator.segmentor import build_segmentor
 from ldm.torchvision_ops import declare_missing_ops
 from ldm.weights import save_state_dict
 from training.data.dataset import Draw
@@ -149,8 +149,8 @@ class DetectorTraining(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         logits = self(batch["picture"])
-        predicted = argmax_at_size(logits, tuple(batch["labels"].shape[1:]), align_corners=False)
-        self.mean_iou.update(predicted, batch["labels"])
+        logits = F.interpolate(logits, batch["labels"].shape[1:], mode="bilinear", align_corners=False)
+        self.mean_iou.update(logits.argmax(1), batch["labels"])
 
     def on_validation_epoch_end(self) -> None:
         self.log("detector_miou", self.mean_iou.compute(), prog_bar=True)
@@ -168,7 +168,7 @@ class DetectorTraining(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def train_detector(settings: DictConfig, output: Path, resume: Path | None = None) -> Path:
+def train_detector(settings: DictConfig, output: Path, resume: str | Path | None = None) -> Path:
     """Train, and write the network's weights as float16.
 
     Args:
@@ -200,7 +200,7 @@ def train_detector(settings: DictConfig, output: Path, resume: Path | None = Non
     trainer.fit(
         module,
         make_loader(scenes, settings.batch_size, seed=settings.seed, shuffle=False, workers=settings.workers),
-        DataLoader(held_out, batch_size=8),
+        DataLoader(held_out, batch_size=4),
         ckpt_path=resume,
         weights_only=True,
     )

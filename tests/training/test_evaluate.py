@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -14,17 +15,14 @@ from omegaconf import OmegaConf
 import tool_evaluate
 from annotator.ade20k import CLASSES
 from annotator.uniformer import UniformerDetector
-from cldm.convert_files import add_control_to_file
 from cldm.model import create_model, load_model
-from ldm.weights import read_state_dict, save_state_dict
+from ldm.weights import read_state_dict
 from training import evaluate as evaluation
 from training.evaluate import Case, Sampling, batches_of, draw_cases, evaluate, follows_prompt, generate, read_cases
-from training.export import export
+from training.make_tiny import make_tiny
 from training.normalize_latents import latent_statistics, normalize
-from training.run import train
 from training.scenes.labels import Label
 from training.scores import MeanIoU
-from training.settings import Settings
 from training.storybook import HELD_OUT_SEED, StorybookDataset, draw_scene, write_dataset
 from training.train_detector import DetectorScenes, choose_points, degrade, train_detector
 
@@ -212,75 +210,51 @@ def _train_until(settings, folder: Path, step: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Every step of training/README.md at toy length and size, with the shipped definitions: the exported index."""
-    folder = tmp_path_factory.mktemp("steps")
-    for name, size in (("crops", 64), ("scenes", 64)):
-        data = {"target": "training.storybook.StorybookDataset", "params": {"count": 64, "size": size}}
-        if name == "crops":
-            data["params"]["crop"] = 32
-        OmegaConf.save(OmegaConf.create(data), folder / f"{name}.yaml")
-    base_model = OmegaConf.load(TINY / "ldm_tiny.yaml")
-    base_model.model.params.first_stage_config.params.ckpt_path = str(folder / "vae.safetensors")
-    base_model.model.params.image_size = 8
-    OmegaConf.save(base_model, folder / "ldm.yaml")
-    control_model = OmegaConf.load(TINY / "cldm_tiny.yaml")
-    control_model.model.params.image_size = 8
-    OmegaConf.save(control_model, folder / "cldm_tiny.yaml")
-
-    def run(step: str, **changes: object) -> Path:
-        settings = Settings().from_yaml(ROOT / "configs" / "train" / f"{step}.yaml")
-        for name, value in {
-            "output": str(folder / step),
-            "max_steps": 3,
-            "warmup_steps": 1,
-            "batch_size": 2,
-            "precision": "32-true",
-            "workers": 0,
-            "logger_freq": 0,
-            "progress": False,
-            **changes,
-        }.items():
-            setattr(settings, name, value)
-        train(settings)
-        return settings.last_checkpoint
-
-    vae = run("tiny_vae", model=str(TINY / "autoencoder_tiny.yaml"), data=str(folder / "crops.yaml"))
-    model = create_model(TINY / "autoencoder_tiny.yaml")
-    model.load_state_dict(read_state_dict(vae))
-    normalize(model, *latent_statistics(model.eval(), StorybookDataset(count=4, size=64)))
-    save_state_dict(model.state_dict(), folder / "vae.safetensors")
-    base = run("tiny_base", model=str(folder / "ldm.yaml"), data=str(folder / "scenes.yaml"))
-    add_control_to_file(base, folder / "ini.safetensors", folder / "cldm_tiny.yaml")
-    control = run(
-        "tiny_control",
-        model=str(folder / "cldm_tiny.yaml"),
-        base=str(folder / "ini.safetensors"),
-        data=str(folder / "scenes.yaml"),
-    )
-    return control, export(control, folder / "shipped" / "control_tiny_seg.safetensors")
+def made(tmp_path_factory):
+    """Every step of training/README.md at toy length: the folder with ``steps``, ``models`` and ``detectors``."""
+    folder = tmp_path_factory.mktemp("tiny")
+    for name in ("models", "detectors"):
+        (folder / name).mkdir()
+    _make(folder)
+    return folder
 
 
-def test_the_steps_lead_to_weights_in_parts_that_load(trained):
-    control, files = trained
-    assert [path.suffix for path in files].count(".safetensors") >= 3
+def _make(folder: Path) -> None:
+    toy = {"precision": "32-true", "workers": 0, "batch_size": 2, "logger_freq": 0, "progress": False}
+    make_tiny(folder / "steps", folder / "models", folder / "detectors", length=1e-6, **toy, validation_scenes=2)
+
+
+def test_the_steps_lead_to_weights_in_parts_that_load(made):
+    files = sorted((made / "models").iterdir())
+    assert len(files) == 5  # four parts and their index
     assert all(path.stat().st_size < 15e6 for path in files)
-    assert sum(path.stat().st_size for path in files) < 44e6
-    index = next(path for path in files if path.suffix == ".json")
-    model = load_model(control.parents[2] / "cldm_tiny.yaml", index)
-    before = read_state_dict(control)
+    shipped = [*files, made / "detectors" / "upernet_tiny.safetensors"]
+    assert sum(path.stat().st_size for path in shipped) < 48e6
+    model = load_model(TINY / "cldm_tiny.yaml", made / "models" / "control_tiny_seg.safetensors.index.json")
+    before = read_state_dict(made / "steps" / "tiny_control" / "checkpoints" / "last.ckpt")
     for name, parameter in model.named_parameters():
         assert torch.allclose(parameter, before[name], atol=1e-3, rtol=1e-3), name
     assert model.alphas_cumprod.dtype == torch.float32
 
 
-def test_the_tool_measures_and_shows_any_model(trained, detector_settings, tmp_path, capsys):
-    control, files = trained
-    index = next(path for path in files if path.suffix == ".json")
-    detector = train_detector(OmegaConf.merge(detector_settings, {"max_steps": 1}), tmp_path / "detector")
+def test_what_is_made_is_not_made_again(made):
+    weights = made / "models" / "control_tiny_seg-00001-of-00004.safetensors"
+    checkpoints = [*(made / "steps").rglob("last.ckpt"), made / "steps" / "tiny_ini.safetensors"]
+    assert len(checkpoints) == 5
+    before = weights.read_bytes(), [path.stat().st_mtime_ns for path in checkpoints]
+    _make(made)
+    assert (weights.read_bytes(), [path.stat().st_mtime_ns for path in checkpoints]) == before
+
+
+def test_the_tool_measures_and_shows_any_model(made, tmp_path, capsys):
+    definition = OmegaConf.load(TINY / "cldm_tiny.yaml")
+    definition.model.params.image_size = 8  # scenes of 64 x 64
+    OmegaConf.save(definition, tmp_path / "small.yaml")
     arguments = [
-        *("--model", str(control.parents[2] / "cldm_tiny.yaml"), "--weights", str(index)),
-        *("--detector-weights", str(detector), "--detector-config", detector_settings.network),
+        *("--model", str(tmp_path / "small.yaml")),
+        *("--weights", str(made / "models" / "control_tiny_seg.safetensors.index.json")),
+        *("--detector-weights", str(made / "detectors" / "upernet_tiny.safetensors")),
+        *("--detector-config", str(ROOT / "configs" / "annotator" / "upernet_tiny.py")),
         *("--count", "2", "--steps", "2", "--json", str(tmp_path / "s.json"), "--grid", str(tmp_path / "g.png")),
     ]
     assert tool_evaluate.main(arguments) == 0
@@ -296,15 +270,10 @@ def test_the_tool_measures_and_shows_any_model(trained, detector_settings, tmp_p
 
 def test_the_shipped_files_are_those_of_the_readme():
     """Weights and their sums stand or fall together; while none are shipped, none are listed."""
-    listed = dict(
-        re.findall(
-            r"`([\w./-]+\.(?:safetensors|json))` \| [\d,]+ \| `([0-9a-f]{64})`", (TINY / "README.md").read_text()
-        )
-    )
+    row = r"`([\w./-]+\.(?:safetensors|json))` \| [\d,]+ \| `([0-9a-f]{64})`"
+    listed = dict(re.findall(row, (TINY / "README.md").read_text()))
     files = [*TINY.glob("*.safetensors*"), *SHIPPED_DETECTOR.parent.glob("upernet_tiny.*")]
     assert set(listed) == {str(path.relative_to(ROOT)) for path in files}
-    import hashlib
-
     for name, digest in listed.items():
         assert hashlib.sha256((ROOT / name).read_bytes()).hexdigest() == digest, name
     assert sum(path.stat().st_size for path in files) < 48e6

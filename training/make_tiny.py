@@ -1,0 +1,147 @@
+"""Makes the embedded model: every step of ``training/README.md`` in order, each gone on with or left out if it is done.
+
+``python -m training.make_tiny`` may be stopped and started again at any time; what is finished is not done twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from annotator.util import annotator_ckpts_path
+from cldm.convert_files import add_control_to_file
+from ldm.atomic import atomic_write
+from training.export import export
+from training.normalize_latents import normalize_file
+from training.run import train
+from training.settings import Settings
+from training.train_detector import train_detector
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT / "models" / "tiny"
+CONFIGS = ROOT / "configs" / "train"
+
+logger = logging.getLogger(__name__)
+
+
+def train_step(name: str, output: Path, length: float, changes: dict[str, Any]) -> Path:
+    """Train by ``configs/train/NAME.yaml``, or go on; returns the checkpoint.
+
+    Args:
+        name: of the settings, and of the folder in ``output``.
+        output: folder of all steps.
+        length: factor of the settings' ``max_steps`` and warm-up.
+        changes: other settings than those of the file.
+    """
+    settings = Settings().from_yaml(CONFIGS / f"{name}.yaml")
+    fields = {spec.name for spec in dataclasses.fields(Settings)}
+    changes = {key: value for key, value in changes.items() if key in fields}
+    for path in ("model", "data"):
+        changes.setdefault(path, str(ROOT / getattr(settings, path)))
+    steps = max(2, round(settings.max_steps * length))
+    warmup = min(round(settings.warmup_steps * length), steps - 1)
+    settings = dataclasses.replace(settings, output=str(output / name), max_steps=steps, warmup_steps=warmup, **changes)
+    checkpoint = settings.last_checkpoint
+    _train_to_the_end(lambda resume: train(dataclasses.replace(settings, resume=resume)), checkpoint, steps)
+    return checkpoint
+
+
+def make_tiny(output: Path, models: Path = MODELS, detectors: Path = Path(annotator_ckpts_path), length: float = 1.0,
+              **changes: Any) -> None:  # fmt: skip
+    """Train and export the embedded model and its detector.
+
+    Args:
+        output: folder for checkpoints, logs and all that lies between.
+        models: where the model's weights go.
+        detectors: where the detector's weights go.
+        length: factor of every step's length; decide before the start, since learning rates fall to 0 at the end.
+        changes: settings of all steps that have them, such as ``precision`` or ``workers``.
+    """
+    vae = train_step("tiny_vae", output, length, dict(changes))
+    normal = output / "tiny_vae" / "vae.safetensors"
+    autoencoder = MODELS / "autoencoder_tiny.yaml"
+    scenes = max(8, min(200, round(200 * length)))
+    _once(normal, lambda: normalize_file(autoencoder, vae, normal, scenes))
+    base = train_step("tiny_base", output, length, {**changes, "model": str(_with_vae(output, normal))})
+    start = output / "tiny_ini.safetensors"
+    _once(start, lambda: add_control_to_file(base, start, MODELS / "cldm_tiny.yaml"))
+    control = train_step("tiny_control", output, length, {**changes, "base": str(start)})
+    for path in export(control, models / "control_tiny_seg.safetensors"):
+        logger.info("wrote %s", path)
+    _make_detector(output / "tiny_detector", detectors, length, changes)
+
+
+def _with_vae(output: Path, weights: Path) -> Path:
+    """The base model's definition with the VAE that was trained here."""
+    definition = OmegaConf.load(MODELS / "ldm_tiny.yaml")
+    definition.model.params.first_stage_config.params.ckpt_path = str(weights)
+    path = output / "ldm_tiny.yaml"
+    OmegaConf.save(definition, path)
+    return path
+
+
+def _make_detector(folder: Path, detectors: Path, length: float, changes: dict[str, Any]) -> None:
+    settings = OmegaConf.load(CONFIGS / "tiny_detector.yaml")
+    shared = {name: value for name, value in changes.items() if name in settings}
+    steps = max(2, round(settings.max_steps * length))
+    network = {"network": str(ROOT / settings.network), "max_steps": steps}
+    settings = OmegaConf.merge(settings, network, shared)
+    _train_to_the_end(lambda resume: train_detector(settings, folder, resume), folder / "last.ckpt", steps)
+    weights = folder / "upernet_tiny.safetensors"
+    with atomic_write(detectors / weights.name) as target:
+        target.write_bytes(weights.read_bytes())
+    logger.info("wrote %s", detectors / weights.name)
+
+
+def _train_to_the_end(work: Callable[[str | None], object], checkpoint: Path, steps: int) -> None:
+    """Train from the start, or on from ``checkpoint``, or not at all if that has all its steps.
+
+    Raises:
+        SystemExit: the training was asked to stop.
+    """
+    done = _steps_of(checkpoint)
+    logger.info("%s: %d of %d steps are done", checkpoint, done, steps)
+    if done >= steps:
+        return
+    work(str(checkpoint) if done else None)
+    if _steps_of(checkpoint) < steps:
+        raise SystemExit("Stopped. The same command goes on from here.")
+
+
+def _steps_of(checkpoint: Path) -> int:
+    if not checkpoint.exists():
+        return 0
+    return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+
+
+def _once(result: Path, work: Callable[[], object]) -> None:
+    """Do ``work`` unless the file that it writes is there."""
+    if not result.exists():
+        work()
+        logger.info("wrote %s", result)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line of ``python -m training.make_tiny``."""
+    parser = argparse.ArgumentParser(prog="python -m training.make_tiny", description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, default=Path("outputs"), help="folder of all steps (default outputs)")
+    parser.add_argument("--length", type=float, default=1.0, help="factor of every step's length (default 1)")
+    parser.add_argument("--precision", help="such as 32-true, for a CPU without bf16")
+    parser.add_argument("--workers", type=int, help="processes that draw scenes")
+    parser.add_argument("--batch-size", type=int, help="of every step; by default each has its own")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    changes = {name: getattr(options, name) for name in ("precision", "workers", "batch_size")}
+    given = {name: value for name, value in changes.items() if value is not None}
+    make_tiny(options.output, length=options.length, **given)
+
+
+if __name__ == "__main__":
+    main()
