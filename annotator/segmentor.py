@@ -24,8 +24,8 @@ from ldm.weights import load_file_into
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-# Channels enlarged at a time when classes are compared at full size: 150 classes at 32 megapixels would be 19 GB.
-_CLASSES_AT_ONCE = 8
+# Values held at a time when classes are compared at full size: 150 classes at 32 megapixels would be 19 GB.
+_VALUES_AT_ONCE = 2**21
 _MIN_SIDE = 32  # the coarsest features of nearly every backbone are at 1/32 of the picture
 
 
@@ -33,7 +33,7 @@ def read_config(path: str | Path) -> Config:
     """Execute an mmseg config file.
 
     Raises:
-        ValueError: no such file, or one without a ``model``.
+        ValueError: no such file, one that fails, or one without a ``model``.
     """
     import_mmseg()
     from mmengine.config import Config
@@ -44,6 +44,8 @@ def read_config(path: str | Path) -> Config:
         config = Config.fromfile(str(path))
     except ImportError as error:
         raise ValueError(f"{path}: the config needs a package that is not installed ({error}).") from error
+    except Exception as error:  # a config is a program, and may fail in any way
+        raise ValueError(f"{path}: the config cannot be run ({type(error).__name__}: {error}).") from error
     if "model" not in config:
         raise ValueError(f"{path}: the config has no `model`.")
     return config
@@ -93,6 +95,8 @@ def load_segmentor(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Default ``avg_non_ignore``")  # of the losses, not used here
         model = build_segmentor(config)
+    if not hasattr(model, "decode_head"):
+        raise ValueError(f"{config.filename}: a {type(model).__name__} is no encoder with a decoder (EncoderDecoder).")
     if model.num_classes > 256:
         raise ValueError(f"{config.filename}: {model.num_classes} classes; index maps of 8 bits hold at most 256.")
     hint = f"The config is {config.filename}: checkpoint and config must belong together, with the same classes."
@@ -189,12 +193,14 @@ def _prepare(pipeline: Sequence[Any], picture: np.ndarray) -> dict[str, Any]:
 
 def _only_enlarges(model: nn.Module) -> bool:
     """Whether mmseg would do no more to the head's logits than enlarge them to the size of the network's input."""
+    from mmseg.models import EncoderDecoder
     from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 
+    if type(model) is not EncoderDecoder or model.test_cfg.get("mode", "whole") != "whole":
+        return False
     head = model.decode_head
     head = type(head.head if isinstance(head, UPerHeadForInference) else head)
-    inherited = head.predict is BaseDecodeHead.predict and head.predict_by_feat is BaseDecodeHead.predict_by_feat
-    return inherited and model.test_cfg.get("mode", "whole") == "whole" and type(model).__name__ == "EncoderDecoder"
+    return head.predict is BaseDecodeHead.predict and head.predict_by_feat is BaseDecodeHead.predict_by_feat
 
 
 def _labels(model: nn.Module, logits: Tensor, size: tuple[int, int], meta: dict[str, Any]) -> Tensor:
@@ -211,7 +217,8 @@ def _labels(model: nn.Module, logits: Tensor, size: tuple[int, int], meta: dict[
 
     if logits.shape[1] == 1:
         return (at_picture(logits).sigmoid() > model.decode_head.threshold)[0, 0].to(torch.uint8)
-    return argmax_in_parts(logits, at_picture)[0]
+    pixels = max(size[0] * size[1], picture_size[0] * picture_size[1])
+    return argmax_in_parts(logits, at_picture, classes_at_once=max(1, _VALUES_AT_ONCE // pixels))[0]
 
 
 def enlarge(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
@@ -219,19 +226,20 @@ def enlarge(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     return x if x.shape[2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
 
 
-def argmax_in_parts(logits: Tensor, resize: Callable[[Tensor], Tensor]) -> Tensor:
+def argmax_in_parts(logits: Tensor, resize: Callable[[Tensor], Tensor], classes_at_once: int = 8) -> Tensor:
     """The class of the highest logit after a resize, without ever holding all classes at full size.
 
     Args:
         logits: ``[B, classes, h, w]``.
         resize: ``[B, C, h, w]`` -> ``[B, C, H, W]``, each channel by itself.
+        classes_at_once: how many are resized at a time.
 
     Returns:
         uint8 ``[B, H, W]``; the lower class where two are equal.
     """
     best, labels = None, None
-    for first in range(0, logits.shape[1], _CLASSES_AT_ONCE):
-        values, classes = resize(logits[:, first : first + _CLASSES_AT_ONCE]).max(dim=1)
+    for first in range(0, logits.shape[1], classes_at_once):
+        values, classes = resize(logits[:, first : first + classes_at_once]).max(dim=1)
         classes = (classes + first).to(torch.uint8)
         if best is None:
             best, labels = values, classes

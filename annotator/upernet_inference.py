@@ -1,4 +1,4 @@
-"""UPerNet's head in 40 % of the multiplications.
+"""UPerNet's head with half the multiplications.
 
 The head enlarges coarse feature maps and then convolves them. Both are linear, so the order may change: convolve the
 coarse map, one 1x1 convolution per tap of the kernel, and enlarge the results, each shifted by its tap. A map enlarged

@@ -58,10 +58,21 @@ def test_channels_are_swapped_only_where_the_config_says_so(
     assert np.mean(swapped == detector.labels(picture)) < 0.9
 
 
-def test_bf16_gives_nearly_the_same_map(tiny, detector: UniformerDetector, picture: np.ndarray):
-    small = tiny.detector(dtype=torch.bfloat16)
-    assert np.mean(small.labels(picture) == detector.labels(picture)) > 0.8
-    assert {p.dtype for p in small.model.backbone.parameters()} == {torch.bfloat16}
+@pytest.mark.parametrize(("dtype", "equal"), [(torch.float16, 0.97), (torch.bfloat16, 0.9)])
+def test_half_precision_gives_nearly_the_same_map(
+    tiny, detector: UniformerDetector, picture: np.ndarray, dtype: torch.dtype, equal: float
+):
+    half = tiny.detector(dtype=dtype)
+    assert np.mean(half.labels(picture) == detector.labels(picture)) > equal
+    assert {p.dtype for p in half.model.backbone.parameters()} == {dtype}
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_cuda_it_runs_in_half_precision(tiny, detector: UniformerDetector, picture: np.ndarray):
+    on_gpu = UniformerDetector(tiny.checkpoint, tiny.config)
+    assert np.mean(on_gpu.labels(picture) == detector.labels(picture)) > 0.97
+    assert {(p.device.type, p.dtype) for p in on_gpu.model.decode_head.parameters()} == {("cuda", torch.float16)}
 
 
 def test_threads_load_it_once(tiny, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch):
@@ -127,11 +138,12 @@ def test_checkpoint_of_another_network_is_refused(tiny, tmp_path: Path):
     [
         (None, "no such config"),
         ("test_pipeline = []", "has no `model`"),
+        ("model = dict(", "cannot be run"),
         ("model = dict(type='EncoderDecoder')", "has no `test_pipeline`"),
         (f"model = dict(type='Nonsense')\n{PIPELINE}", "Nonsense"),
         ("custom_imports = dict(imports='not_installed_at_all')\nmodel = dict(type='x')", "not_installed_at_all"),
     ],
-    ids=["missing", "no model", "no pipeline", "unknown type", "missing package"],
+    ids=["missing", "no model", "syntax error", "no pipeline", "unknown type", "missing package"],
 )
 def test_bad_config_is_refused_by_name(tmp_path: Path, text: str | None, message: str):
     path = tmp_path / "my_config.py"
@@ -158,7 +170,9 @@ def test_nothing_is_imported_or_loaded_before_the_first_picture_and_nothing_is_p
 
 def test_argmax_in_parts_is_the_argmax():
     logits = torch.randn(2, 21, 7, 9)
-    assert torch.equal(argmax_in_parts(logits, lambda part: part).long(), logits.argmax(dim=1))
+    for at_once in (1, 8, 100):
+        labels = argmax_in_parts(logits, lambda part: part, at_once)
+        assert torch.equal(labels.long(), logits.argmax(dim=1))
 
     def resize(part: torch.Tensor) -> torch.Tensor:
         return F.interpolate(part, (50, 31), mode="bilinear")

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from annotator.pictures import PictureError, read_index_map, read_picture
+
+NEEDS_AVIF = pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
 
 
 @pytest.fixture
@@ -35,10 +37,18 @@ def png(width: int, height: int, bit_depth: int, color_type: int, rows: bytes) -
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("format", ["PNG", "TIFF", "BMP", "PPM", "WEBP"])
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "BMP", "PPM", "WEBP", "JPEG2000"])
 def test_lossless_rgb(rgb: np.ndarray, format: str):
     options = {"lossless": True} if format == "WEBP" else {}
     np.testing.assert_array_equal(read_picture(saved(Image.fromarray(rgb), format, **options)), rgb)
+
+
+@pytest.mark.parametrize("format", ["JPEG", pytest.param("AVIF", marks=NEEDS_AVIF)])
+def test_lossy_rgb(format: str):
+    picture = Image.new("RGB", (40, 24), (200, 40, 90))
+    array = read_picture(saved(picture, format, quality=95))
+    assert array.shape == (24, 40, 3)
+    np.testing.assert_allclose(array.astype(int), np.broadcast_to((200, 40, 90), array.shape), atol=4)
 
 
 def test_path_bytes_and_file_give_the_same(rgb: np.ndarray, tmp_path: Path):
