@@ -22,7 +22,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     The temporary file lies in the same folder (so the same file system) and keeps the suffix. After an exception it is
     removed and ``path`` is as it was. After a kill it stays behind, and the next save to the same ``path`` removes it:
     each writer holds a lock on its file, which the system drops when the writer dies, so a second writer that is alive
-    is left alone (of two, the later rename wins). A symbolic link is replaced, not what it points to.
+    is left alone (of two, the later rename wins). So write into the file that is there: not with a function that puts
+    another in its place, like safetensors' ``save_file``. A symbolic link is replaced, not what it points to.
 
     Raises:
         OSError: the folder does not exist or cannot be written to, or flushing failed.

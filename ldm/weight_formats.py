@@ -10,6 +10,7 @@ import logging
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO
 
 import torch
 from safetensors import safe_open
@@ -27,6 +28,22 @@ _NOT_WEIGHTS = {
     b"7z\xbc\xaf": "a 7z archive: unpack it first",
     b"Rar!": "a RAR archive: unpack it first",
     b"GGUF": "a GGUF file, which this project does not read; get the .safetensors or .ckpt form",
+}
+
+
+_SAFETENSORS_TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
 }
 
 
@@ -53,11 +70,10 @@ def open_weights(path: Path) -> tuple[dict[str, Tensor], bool]:
     except OSError as error:
         raise WeightsError(f"{path}: cannot be opened: {error.strerror}") from error
     size = path.stat().st_size
+    _refuse_other_files(path, head, size)
     is_zip = head.startswith(b"PK\x03\x04")
     if _looks_like_safetensors(head, size) or (path.suffix == ".safetensors" and not is_zip):
-        _refuse_other_files(path, head, size)
         return _open_safetensors(path), True
-    _refuse_other_files(path, head, size)
     return _open_pickle(path, is_zip)
 
 
@@ -109,6 +125,32 @@ def _stays_inside(name: object) -> bool:
         return False
     windows = PureWindowsPath(name)
     return not (PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts)
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], file: IO[bytes]) -> None:
+    """Write contiguous CPU tensors to an open file in the safetensors format.
+
+    Not the library's ``save_file``: that writes to a hidden file of its own, which a kill leaves behind and which
+    nobody else may read (mode 0600).
+    """
+    # The widest type first, so that each tensor lies at a multiple of its type's size.
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].itemsize)
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for key, tensor in ordered:
+        if tensor.dtype not in _SAFETENSORS_TYPES:
+            raise WeightsError(f"{key}: {tensor.dtype} cannot be saved as safetensors; use .ckpt")
+        offsets = [end, end := end + tensor.nbytes]
+        header[key] = {
+            "dtype": _SAFETENSORS_TYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": offsets,
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for _key, tensor in ordered:
+        file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _open_pickle(path: Path, is_zip: bool) -> tuple[dict[str, Tensor], bool]:

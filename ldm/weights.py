@@ -14,13 +14,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from tqdm.utils import CallbackIOWrapper
 
 from ldm.atomic import atomic_write
-from ldm.weight_formats import WeightsError, first_few, open_weights
+from ldm.weight_formats import WeightsError, first_few, open_weights, write_safetensors
 
 __all__ = [
     "WeightsError",
@@ -158,12 +157,9 @@ def save_state_dict(state: Mapping[str, Tensor], path: str | Path, *, progress: 
     bar = tqdm(total=size, unit="B", unit_scale=True, unit_divisor=1024, desc=path.name, disable=not progress)
     try:
         with bar, atomic_write(path) as partial:
-            if path.suffix == ".safetensors":
-                save_file(tensors, partial, metadata={"format": "pt"})
-                bar.update(size)  # the library writes in one step
-            else:
-                with partial.open("wb") as file:
-                    torch.save(tensors, CallbackIOWrapper(bar.update, file, "write"))
+            write = write_safetensors if path.suffix == ".safetensors" else torch.save
+            with partial.open("wb") as file:
+                write(tensors, CallbackIOWrapper(bar.update, file, "write"))
     except Exception as error:  # torch and safetensors wrap a full disk in errors of their own
         raise WeightsError(
             f"{path}: could not be saved ({size:,} bytes; {shutil.disk_usage(path.parent).free:,} are free there): "

@@ -128,6 +128,12 @@ def test_two_living_writers_do_not_harm_each_other(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_saved_weights_have_the_umasks_mode(open_umask: None, suffix: str, tmp_path: Path):
+    save_state_dict({"weight": torch.ones(3)}, tmp_path / f"weights{suffix}")
+    assert stat.S_IMODE((tmp_path / f"weights{suffix}").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
 def test_a_save_killed_half_way_leaves_the_old_weights(suffix: str, tmp_path: Path):
     path = tmp_path / f"weights{suffix}"
     old = {"weight": torch.randn(1000)}
@@ -147,7 +153,7 @@ def test_a_save_killed_half_way_leaves_the_old_weights(suffix: str, tmp_path: Pa
     finally:
         writer.kill()
         writer.wait()
-    assert partial.exists()
+    assert names(tmp_path) == [partial.name, path.name]
     found = read_state_dict(path)  # the old one, or a whole one of an earlier round
     assert len(found) in (1, 40)
     assert all(torch.equal(tensor, old.get(key, torch.ones(2_000_000))) for key, tensor in found.items())
@@ -156,12 +162,12 @@ def test_a_save_killed_half_way_leaves_the_old_weights(suffix: str, tmp_path: Pa
 
 
 def stop_in_the_middle(writer: subprocess.Popen, folder: Path) -> Path:
-    """Freeze a process between the first byte of its temporary file and the renaming."""
+    """Freeze a process while its temporary file is neither empty nor finished."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and writer.poll() is None:
         for partial in folder.glob(".*.partial.*"):
             writer.send_signal(signal.SIGSTOP)
-            if partial.exists() and partial.stat().st_size > 0:
+            if partial.exists() and 0 < partial.stat().st_size < 320_000_000:
                 return partial
             writer.send_signal(signal.SIGCONT)
         time.sleep(0.005)
@@ -213,6 +219,8 @@ def test_views_shared_and_strided_tensors_are_saved_as_they_look(suffix: str, tm
         "channels last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
         "parameter": torch.nn.Parameter(torch.randn(3)),
         "empty": torch.empty(0, 4),
+        **{str(dtype): torch.ones(3).to(dtype) for dtype in (torch.bool, torch.uint8, torch.int16, torch.bfloat16)},
+        "float8": torch.ones(3).to(torch.float8_e4m3fn),
         "scalar": torch.tensor(3),
     }
     path = tmp_path / f"odd{suffix}"
@@ -221,7 +229,14 @@ def test_views_shared_and_strided_tensors_are_saved_as_they_look(suffix: str, tm
     found = read_state_dict(path)
     assert found.keys() == state.keys()
     for key, tensor in state.items():
-        assert torch.equal(found[key], tensor.detach())
+        assert found[key].dtype == tensor.dtype
+        assert torch.equal(found[key].float(), tensor.detach().float())
+
+
+def test_types_that_safetensors_lacks_are_named(tmp_path: Path):
+    with pytest.raises(WeightsError, match=r"odd: torch\.complex128 cannot be saved as safetensors; use \.ckpt"):
+        save_state_dict({"odd": torch.ones(2, dtype=torch.complex128)}, tmp_path / "odd.safetensors")
+    assert names(tmp_path) == []
 
 
 def test_a_file_may_be_saved_over_itself_while_mapped(tmp_path: Path):

@@ -97,6 +97,15 @@ def test_a_loaded_file_computes_what_the_original_computed(config: Path, state: 
     assert relative_error(eps, golden["eps.apply"]) <= 1e-5
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_file_goes_to_the_gpu(config: Path, state: dict[str, Tensor], tmp_path: Path):
+    save_state_dict(state, tmp_path / "weights.ckpt")
+    model = load_model(config, tmp_path / "weights.ckpt", device="cuda", dtype=torch.float16)
+    assert {tensor.device.type for tensor in [*model.parameters(), *model.buffers()]} == {"cuda"}
+    assert_equal(model.cpu(), state, torch.float16)
+
+
 def test_half_precision_files_load_as_float32(config: Path, state: dict[str, Tensor], tmp_path: Path):
     half = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     save_state_dict(half, tmp_path / "half.safetensors")
