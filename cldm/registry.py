@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from annotator.uniformer import UniformerDetector
 from annotator.util import annotator_ckpts_path
 from cldm.generate import Generator
+from ldm.packing import pack_weights
 from ldm.weights import WeightsError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,7 +68,7 @@ def known_models() -> dict[str, ModelFiles]:
             ),
             detector_weights=checkpoints / "upernet_tiny.safetensors",
             detector_config=ROOT / "configs" / "annotator" / "upernet_tiny.py",
-            how_to_get="the steps of training/README.md, in their order",
+            how_to_get="make tiny",
         ),
     }
 
@@ -95,7 +96,7 @@ def find_model(
         ModelError: an unknown name, or files that are missing; with the command that brings them.
     """
     known = known_models()
-    name = default_model() if name == "auto" else name
+    wanted, name = name, default_model() if name == "auto" else name
     if name in known:
         files = known[name]
     elif Path(name).suffix in (".yaml", ".yml") and weights is not None:
@@ -112,7 +113,9 @@ def find_model(
         files = replace(files, detector_weights=Path(detector_weights), detector_config=config)
     missing = files.missing()
     if missing:
-        how = f" To get them: {files.how_to_get}" if files.how_to_get else ""
+        how = f" This command brings them: {files.how_to_get}" if files.how_to_get else ""
+        if wanted == "auto":
+            how += f"; for Stable Diffusion 1.5 it is: {known['sd15'].how_to_get}"
         raise ModelError(f"Model {files.name}: there is no {', no '.join(str(path) for path in missing)}.{how}")
     return files
 
@@ -144,6 +147,8 @@ def load_generator(
     if rests:  # the networks stay; what the sampler reads between them comes along
         for name, buffer in model.named_buffers(recurse=False):
             setattr(model, name, buffer.to(target))
+    if target.type == "cpu":
+        pack_weights(model)
     detector = UniformerDetector(files.detector_weights, files.detector_config, device=target)
     return Generator(model, detector, files.name, files.resolution, save_memory, target)
 
