@@ -142,7 +142,7 @@ def test_missing_weights_say_how_to_get_them(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("cldm.registry.ROOT", tmp_path)
     assert run(tmp_path, tmp_path / "out", "--model", "tiny", "--prompt", "x") == 2
     message = capsys.readouterr().err
-    assert "control_tiny_seg.safetensors" in message and "training/README.md" in message
+    assert "control_tiny_seg.safetensors" in message and "make tiny" in message
     assert run(tmp_path, tmp_path / "out", "--model", "unknown", "--prompt", "x") == 2
     assert "Known names are sd15, tiny" in capsys.readouterr().err
 

@@ -1,0 +1,118 @@
+"""Which model a command line gets, what it is told where there is none, and the page as its command starts it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import httpx
+import numpy as np
+import pytest
+from front.conftest import ROOT
+from front.small_page import ColorDetector, draw, start
+from gradio_client import Client, handle_file
+
+import gradio_seg2image
+from cldm.generate import Generator
+from cldm.png import read_request, save_png
+from cldm.registry import ModelError, default_model, find_device, find_model, known_models, load_generator
+
+
+@pytest.fixture
+def empty_project(tmp_path, monkeypatch):
+    """A project whose folders hold no weights."""
+    monkeypatch.setattr("cldm.registry.ROOT", tmp_path)
+    monkeypatch.setattr("cldm.registry.annotator_ckpts_path", str(tmp_path / "annotator" / "ckpts"))
+    return tmp_path
+
+
+def put(*paths) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_sd15_is_the_default_once_its_files_are_there(empty_project):
+    assert default_model() == "tiny"
+    put(empty_project / "models/cldm_v15.yaml", empty_project / "models/control_sd15_seg.pth")
+    assert default_model() == "tiny", "the detector is still missing"
+    put(empty_project / "annotator/ckpts/upernet_global_small.pth")
+    assert default_model() == "sd15"
+    put(empty_project / "models/control_sd15_seg.safetensors")
+    assert find_model("auto").weights.suffix == ".safetensors"
+
+
+def test_embedded_weights_may_come_in_parts(empty_project):
+    put(empty_project / "models/tiny/control_tiny_seg.safetensors.index.json")
+    assert known_models()["tiny"].weights.name == "control_tiny_seg.safetensors.index.json"
+
+
+def test_missing_files_come_with_the_command(empty_project, capsys):
+    with pytest.raises(ModelError, match=r"sd15: there is no .*control_sd15_seg.pth.*hf download"):
+        find_model("sd15")
+    with pytest.raises(ModelError, match=r"tiny: .*control_tiny_seg.*upernet_tiny.*make tiny; .*hf download"):
+        find_model("auto")
+    with pytest.raises(SystemExit, match=r"error: Model tiny: there is no .*make tiny$"):
+        gradio_seg2image.main(["--model", "tiny"])
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("sd16", "Known names are sd15, tiny"), ("mine.yaml", "needs --weights"), ("../x", "no YAML file")],
+)
+def test_unknown_models_are_refused(name, why):
+    with pytest.raises(ModelError, match=why):
+        find_model(name)
+
+
+def test_devices_and_precisions_are_checked(model_files):
+    files = find_model(str(model_files.config), str(model_files.weights), str(model_files.weights))
+    assert (files.name, files.resolution) == ("small", 64)
+    with pytest.raises(ModelError, match="--precision fp8"):
+        load_generator(files, "cpu", "fp8")
+    for device in ("quantum", "cuda:99"):
+        with pytest.raises(ModelError, match=f"--device {device}"):
+            find_device(device)
+    assert load_generator(files, "cpu", "bf16").model.control_model.time_embed[0].weight.dtype.itemsize == 2
+
+
+def test_the_page_may_ask_for_a_password(small_model):
+    for url in start(Generator(small_model, ColorDetector(), resolution=64), "--auth", "me:secret:word"):
+        assert httpx.get(f"{url}config").status_code == 401
+        with httpx.Client() as visitor:
+            visitor.post(f"{url}login", data={"username": "me", "password": "secret:word"})
+            assert visitor.get(f"{url}config").status_code == 200
+    with pytest.raises(SystemExit):
+        gradio_seg2image.parse_arguments(["--auth", "me"])
+
+
+def test_the_command_serves_the_page(model_options, tmp_path):
+    save_png(tmp_path / "house.png", draw())
+    log = (tmp_path / "log").open("w+")
+    environment = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "gradio_seg2image.py", *model_options, "--queue-size", "4"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    try:
+        url = None
+        for _ in range(600):
+            time.sleep(0.2)
+            found = re.search(r"http://127\.0\.0\.1:\d+", (tmp_path / "log").read_text())
+            if found or process.poll() is not None:
+                url = found and found.group()
+                break
+        assert url, (tmp_path / "log").read_text()[-2000:]
+        client = Client(url, verbose=False, download_files=tmp_path / "answers")
+        settings = {"prompt": "a house", "ddim_steps": 1, "image_resolution": 64, "detect_resolution": 64, "seed": 1}
+        _, picture = client.predict(handle_file(tmp_path / "house.png"), api_name="/process", **settings)
+        assert read_request(picture["image"]).seed == 1
+        _, classes = client.predict(handle_file(tmp_path / "house.png"), 64, api_name="/detect")
+        assert sum(entry["share"] for entry in classes) == pytest.approx(1, abs=1e-2)
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert np.all([path.suffix == ".png" for path in (tmp_path / "cache").rglob("*") if path.is_file()])
