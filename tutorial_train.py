@@ -1,6 +1,6 @@
 """Train a ControlNet. Every setting is an option too: python tutorial_train.py --help"""
 
-from training.run import TrainingData, make_model, make_trainer
+from training.run import TrainingData, faults_reported, make_model, make_trainer
 from training.settings import Settings
 
 # Configs
@@ -16,16 +16,22 @@ settings = Settings(
     only_mid_control=False,
 )
 
-if __name__ == "__main__":
-    settings = settings.from_command_line(description=__doc__)
-    resume_path = settings.resume_path()
+
+def main() -> None:
+    run = settings.from_command_line(description=__doc__)
+    resume_path = run.resume_path()
 
     # First use cpu to load models. Pytorch Lightning will automatically move it to GPUs.
-    model = make_model(settings)
+    model = make_model(run)
 
     # Misc
-    dataset = TrainingData(settings, model)
-    trainer = make_trainer(settings, model)
+    dataset = TrainingData(run, model)
+    trainer = make_trainer(run, model)
 
     # Train!
     trainer.fit(model, datamodule=dataset, ckpt_path=resume_path, weights_only=True)
+
+
+if __name__ == "__main__":
+    with faults_reported():
+        main()

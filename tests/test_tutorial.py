@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import pytest
+from tiny_training import write_model
 
 import tutorial_train
+from training.run import faults_reported
 from training.settings import Settings
 
 
@@ -84,3 +87,15 @@ def test_a_checkpoint_to_resume_must_be_there(tmp_path: Path) -> None:
     assert dataclasses.replace(settings, resume="last").resume_path() == settings.last_checkpoint
     with pytest.raises(FileExistsError, match="--resume"):
         settings.resume_path()
+
+
+def test_what_a_user_can_mend_ends_without_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = write_model(tmp_path / "model.yaml")
+    for options, reason in {
+        f"--base {tmp_path}/none.ckpt": "none.ckpt",
+        f"--base none --data {tmp_path}/nowhere": "make_fill50k",
+    }.items():
+        common = f"--model {model} --output {tmp_path}/out --accelerator cpu --no-progress"
+        monkeypatch.setattr(sys, "argv", ["tutorial_train.py", *common.split(), *options.split()])
+        with pytest.raises(SystemExit, match=reason), faults_reported():
+            tutorial_train.main()

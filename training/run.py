@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,12 @@ from cldm.logger import ImageLogger
 from cldm.model import create_model, load_model
 from ldm.torchvision_ops import declare_missing_ops
 from ldm.util import instantiate_from_config
-from training.callbacks import NonFiniteGuard, SeedEveryBatch, Throughput
-from training.checkpointing import AtomicCheckpointIO, SaveLast, save_best
+from ldm.weights import WeightsError
+from training.callbacks import NonFiniteError, NonFiniteGuard, SeedEveryBatch, Throughput
+from training.checkpointing import AtomicCheckpointIO, CheckpointError, SaveLast, save_best
 from training.data.dataset import ControlDataset
 from training.data.loader import ResumableLoader, make_loader
+from training.data.records import DataSetError
 from training.ema import TrainedWeightsEMA
 from training.latent_cache import CachedDataset
 from training.settings import Settings
@@ -193,6 +198,15 @@ def _callbacks(settings: Settings, model: pl.LightningModule) -> list[pl.Callbac
     if settings.val and settings.save_best:
         callbacks.append(save_best(settings.last_checkpoint.parent, settings.save_best))
     return callbacks
+
+
+@contextmanager
+def faults_reported() -> Iterator[None]:
+    """End the program with a message, and no traceback, for what its user can mend."""
+    try:
+        yield
+    except (DataSetError, WeightsError, CheckpointError, NonFiniteError, FileNotFoundError, FileExistsError) as error:
+        sys.exit(f"{error}")
 
 
 def train(settings: Settings, *extra_callbacks: pl.Callback) -> pl.Trainer:

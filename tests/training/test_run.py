@@ -14,8 +14,9 @@ import pytorch_lightning as pl
 import torch
 from tiny_training import control_model, metrics, tiny_settings, write_model
 
+from cldm.convert_files import merge_control_to_file
 from cldm.model import create_model
-from ldm.weights import save_state_dict
+from ldm.weights import read_state_dict, save_state_dict
 from training.callbacks import NonFiniteError
 from training.checkpointing import CheckpointError
 from training.run import TrainingData, make_model, set_checkpointing, train
@@ -123,7 +124,9 @@ def test_cached_latents_train_the_same(tmp_path: Path) -> None:
 
 
 def test_what_is_saved_can_be_small(tmp_path: Path) -> None:
-    options = {"sd_locked": True, "seed": 4}
+    base = tmp_path / "base.ckpt"
+    save_state_dict(make_model(tiny_settings(tmp_path, seed=4)).state_dict(), base)
+    options = {"sd_locked": True, "base": str(base)}
     whole = tiny_settings(tmp_path, max_steps=2, output=str(tmp_path / "whole"), **options)
     train(whole)
     expected = torch.load(whole.last_checkpoint, weights_only=True)
@@ -135,6 +138,11 @@ def test_what_is_saved_can_be_small(tmp_path: Path) -> None:
     state = torch.load(small.last_checkpoint, weights_only=True)["state_dict"]
     assert state.keys() == {key for key in expected["state_dict"] if key.startswith("control_model.")}
     assert all(torch.equal(state[key], expected["state_dict"][key]) for key in state)
+
+    merge_control_to_file(base, small.last_checkpoint, tmp_path / "merged.ckpt")
+    merged = read_state_dict(tmp_path / "merged.ckpt")
+    assert merged.keys() == expected["state_dict"].keys()
+    assert all(torch.equal(merged[key], expected["state_dict"][key]) for key in merged)
 
     small.sd_locked = False
     with pytest.raises(ValueError, match="sd_locked"):
@@ -205,3 +213,34 @@ def test_gradients_do_not_depend_on_checkpointing(tmp_path: Path, fill_by_recipe
     assert all(key.startswith("control_model.") for key in gradients["none"]) == locked
     for whose in ("control", "all"):
         torch.testing.assert_close(gradients[whose], gradients["none"], rtol=1e-4, atol=1e-6)
+
+
+def test_reduced_precision_trains_nearly_the_same(tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("32-true", "bf16-mixed"):
+        settings = tiny_settings(tmp_path, precision=precision, max_steps=3, output=str(tmp_path / precision))
+        trainer = train(settings)
+        assert all(parameter.dtype == torch.float32 for parameter in trainer.lightning_module.parameters())
+        losses[precision] = metrics(settings, "train/loss")
+    assert losses["bf16-mixed"] != losses["32-true"]
+    np.testing.assert_allclose(losses["bf16-mixed"], losses["32-true"], rtol=0.03)
+
+
+@pytest.mark.parametrize("parameterization", ["eps", "x0", "v"])
+def test_min_snr_weights_are_the_same_for_every_parameterization(tmp_path: Path, parameterization: str) -> None:
+    """The weighted loss is min(SNR, gamma) times the error of x_0, whatever the network says."""
+    node = control_model()
+    node["params"] |= {"parameterization": parameterization, "min_snr_gamma": 5.0}
+    model = create_model(write_model(tmp_path / "model.yaml", node))
+    x, noise, guess = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+    t = torch.tensor([20, 400, 900])
+    model.apply_model = lambda *_: guess
+    loss, log = model.p_losses(x, None, t, noise)
+
+    signal = model.alphas_cumprod[t].double()
+    start = model.predict_start(model.q_sample(x, t, noise), t, guess)
+    errors = (start - x).square().mean(dim=(1, 2, 3))
+    expected = ((signal / (1 - signal)).clamp(max=5.0) * errors).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
+    plain = torch.nn.functional.mse_loss(guess, model.loss_target(x, t, noise))
+    assert log["train/loss_simple"].item() == pytest.approx(plain.item(), rel=1e-5)  # as without weights, to compare

@@ -89,6 +89,7 @@ class DDPM(GaussianProcess, pl.LightningModule):
         learn_logvar: learn a variance for each time step.
         logvar_init: its start.
         conditioning_key: see `DiffusionWrapper`.
+        min_snr_gamma: weigh the loss by min-SNR with this bound, 5 in the paper; None weighs all steps alike.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class DDPM(GaussianProcess, pl.LightningModule):
         scheduler_config: Mapping[str, Any] | None = None,
         learn_logvar: bool = False,
         logvar_init: float = 0.0,
+        min_snr_gamma: float | None = None,
     ):
         super().__init__()
         if parameterization not in PARAMETERIZATIONS:
@@ -135,6 +137,7 @@ class DDPM(GaussianProcess, pl.LightningModule):
         self.original_elbo_weight = original_elbo_weight
         self.l_simple_weight = l_simple_weight
         self.v_posterior = v_posterior
+        self.min_snr_gamma = min_snr_gamma
         self.scheduler_config = scheduler_config
         self.learn_logvar = learn_logvar
         self.monitor = monitor
@@ -216,7 +219,8 @@ class DDPM(GaussianProcess, pl.LightningModule):
         stage = "train" if self.training else "val"
         log = {f"{stage}/loss_simple": per_sample.mean()}
         logvar = self.logvar[t]
-        loss = per_sample / torch.exp(logvar) + logvar
+        loss = per_sample if self.min_snr_gamma is None else per_sample * self.min_snr_weight(t, self.min_snr_gamma)
+        loss = loss / torch.exp(logvar) + logvar
         if self.learn_logvar:
             log[f"{stage}/loss_gamma"] = loss.mean()
             log["logvar"] = self.logvar.data.mean()

@@ -111,6 +111,13 @@ class GaussianProcess:
             + extract_into_tensor(self.sqrt_one_minus_alphas_cumprod, t, x_t.shape) * x_t
         )
 
+    def min_snr_weight(self, t: torch.Tensor, gamma: float) -> torch.Tensor:
+        """Weights ``[B]`` of the loss that keep steps of little noise from dominating (min-SNR, arXiv 2303.09556)."""
+        alphas = self.alphas_cumprod[t].double()
+        ratio = alphas / (1 - alphas)
+        per_error = {"x0": 1.0, "eps": ratio, "v": ratio + 1}[self.parameterization]
+        return (ratio.clamp(max=gamma) / per_error).float()
+
     def predict_start(self, x_t: torch.Tensor, t: torch.Tensor, model_output: torch.Tensor) -> torch.Tensor:
         """x_0 from x_t and the model's output, whichever parameterization it has."""
         if self.parameterization == "x0":
