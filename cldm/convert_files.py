@@ -1,6 +1,7 @@
 """The conversions of :mod:`cldm.convert` from file to file: everything is checked first, then written atomically.
 
-Inputs are memory-mapped, so that three models and a result need little more memory than the result's new weights.
+Inputs are memory-mapped: their pages count as the process's memory, but the system may drop them at any time. Memory
+that it cannot drop is taken by new and changed weights alone.
 """
 
 from __future__ import annotations
