@@ -65,7 +65,7 @@ class Settings:
     num_nodes: int = _setting(1, "machines")
     strategy: str = _setting("auto", "auto, ddp, fsdp, …")
     # Output
-    output: str = _setting("training_output", "folder for checkpoints, logs and pictures")
+    output: str = _setting("outputs/control", "folder for checkpoints, logs and pictures")
     resume: str | None = _setting(None, "checkpoint to go on from; without a path, OUTPUT/checkpoints/last.ckpt")
     save: str = _setting("whole", "what checkpoints hold: the whole model, or what is trained", SAVE_KINDS)
     save_every: int = _setting(1000, "optimizer steps between checkpoints")
