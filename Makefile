@@ -1,5 +1,5 @@
 # Everything happens in .venv, made here from requirements.lock when it is missing or out of date.
-#   make test | demo | lint | format | bench | lock
+#   make test | demo | tiny | lint | format | bench | lock
 #   make test PYTHON=python3.12    make test ARGS="-k text"    make bench BENCH=sampling_step ARGS="--size 256"
 
 PYTHON ?= python3
@@ -19,7 +19,6 @@ test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 
 demo: $(STAMP)
-	@test -f gradio_seg2image.py || { echo "make demo: gradio_seg2image.py is not part of this version yet" >&2; exit 1; }
 	$(BIN)/python gradio_seg2image.py $(ARGS)
 
 # The embedded model, trained from nothing. See training/README.md.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import json
 import os
 import re
@@ -69,6 +71,32 @@ def test_lock_pins_all_that_pyproject_asks_for(python):
         version = locked.get(canonical(requirement.name))
         assert version is not None, f"{requirement} is not in requirements.lock with Python {python}"
         assert requirement.specifier.contains(version), f"requirements.lock has {version}, pyproject.toml {requirement}"
+
+
+def test_what_the_code_imports_is_declared():
+    """A library that comes only because another one needs it may be gone with that one's next version."""
+    declared = {canonical(Requirement(line).name) for line in [*project_table()["dependencies"], "cog"]}
+    modules = [path for package in (*PACKAGES, *FRONT_ENDS) for path in (ROOT / package).rglob("*.py")]
+    ours = {path.name for path in ROOT.iterdir() if path.is_dir()} | {path.stem for path in ROOT.glob("*.py")}
+    distributions = importlib.metadata.packages_distributions()
+    undeclared = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in [*modules, *ROOT.glob("*.py")]
+        for name in imported_by(path) - ours - sys.stdlib_module_names
+        if not declared & {canonical(distribution) for distribution in distributions.get(name, [])}
+    }
+    assert undeclared == set()
+
+
+def imported_by(path: Path) -> set[str]:
+    """First names of all absolute imports, wherever they stand in the file."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
 
 
 @pytest.mark.parametrize("python", PYTHONS)
