@@ -41,6 +41,7 @@ INSTANT = {**QUIET, "queue": False}
 
 TAKE_LINK = "() => [window.location.hash]"
 SHOW_LINK = "(link) => { if (link) history.replaceState(null, '', '#' + link); }"
+SHOW_STATUS = "() => { if (innerWidth < 800) document.querySelector('#status').scrollIntoView({ block: 'center' }); }"
 COPY_LINK = "() => { navigator.clipboard.writeText(window.location.href); }"
 
 
@@ -220,7 +221,7 @@ def wire(page: gr.Blocks, parts: Parts, actions: Actions, examples: Sequence[Exa
     }
 
     def then_run(started) -> None:
-        done = started.then(**begin, **INSTANT).then(**run)
+        done = started.then(**begin, **INSTANT, js=SHOW_STATUS).then(**run)
         done.then(lambda: gr.update(interactive=False), None, parts.cancel, **INSTANT)
         done.then(**compare).then(actions.link, result, link, **INSTANT).then(None, link, None, js=SHOW_LINK)
 

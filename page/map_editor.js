@@ -12,7 +12,7 @@ let labels = null;      // Uint8Array, the map
 let firstLabels = null; // what the eraser brings back
 let undone = [], done = [];
 let picture = null;     // Image or null
-let tool = "brush", current = 0, highlighted = null;
+let tool = "brush", current = 0, chosen = false, highlighted = null;
 let pointer = null;     // [x, y] in map pixels, or null
 let painting = false;
 const mapLayer = document.createElement("canvas");
@@ -192,6 +192,7 @@ function classItem(index, share) {
 
 function choose(index) {
   current = index;
+  chosen = true;
   highlighted = null;
   if (tool !== "fill") selectTool("brush");
   redrawAll();
@@ -334,6 +335,7 @@ function receive() {
     image.src = value.picture;
   }
   find("opacity").parentElement.style.visibility = value.picture ? "" : "hidden";
+  if (!chosen) current = labels[0]; // something that the map knows
   redrawAll();
   listClasses();
 }

@@ -73,11 +73,11 @@ def result_html(result: Result) -> str:
 
 
 def caption(result: Result, index: int) -> str:
-    """One picture's line in the gallery."""
+    """One picture's line in the gallery: seed, number in the batch, mIoU."""
     text = f"seed {result.seeds[index]}"
     if len(result.pictures) > 1 and not result.request.per_sample_seeds:
-        text += f", no. {index + 1}"
-    return text + (f" · keeps {result.adherence[index].miou:.2f}" if result.adherence else "")
+        text += f" #{index + 1}"
+    return text + (f" · {result.adherence[index].miou:.2f}" if result.adherence else "")
 
 
 def mark_departures(picture: np.ndarray, departs: np.ndarray) -> np.ndarray:

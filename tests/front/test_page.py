@@ -181,6 +181,33 @@ def test_cancel_in_mid_run_then_a_new_run(tab, tmp_path):
 
 
 @browser_test
+def test_a_closed_tab_frees_the_model(browser, server, small_model, monkeypatch):
+    apply_model, calls = small_model.apply_model, []
+    monkeypatch.setattr(small_model, "apply_model", lambda *a, **k: calls.append(1) or apply_model(*a, **k))
+
+    def visit():
+        page = browser.new_context().new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(server)
+        page.wait_for_selector("#generate")
+        page.locator("#empty").click()
+        page.wait_for_selector("#editor [data-state=ready]")
+        return page
+
+    leaver = visit()
+    set_number(leaver, "Steps", 100)
+    set_number(leaver, "Images", 12)
+    leaver.locator("#generate").click()
+    leaver.wait_for_selector("#status [role=progressbar]")
+    leaver.context.close()
+    follower = visit()
+    set_number(follower, "Steps", 1)
+    generate(follower)
+    assert 1 < len(calls) < 101, "the run of the closed tab went on"
+    follower.context.close()
+
+
+@browser_test
 def test_a_broken_file_is_said_in_one_line(tab, tmp_path):
     (tmp_path / "holiday.png").write_text("<html>no picture</html>")
     tab.locator("#picture input[type=file]").set_input_files(str(tmp_path / "holiday.png"))
