@@ -1,6 +1,6 @@
 """Time of the segmentation detector per picture against mmseg's own inference, and of the map validator.
 
-    python -m benchmarks.detector [--size 512] [--precision fp32] [--repeats 5] [--threads 2]
+    python -m benchmarks.detector [--size 512] [--precision fp32] [--repeats 5] [--threads 2] [--processor-time]
 
 Both sides have the same random weights. The peer is the same network as mmseg runs it: attention by hand, feature maps
 enlarged before they are convolved, all classes at the picture's full size. GFLOP/s are of the multiplications that a
@@ -32,6 +32,7 @@ from annotator.uniformer import DEFAULT_CONFIG, UniformerDetector
 from benchmarks.measure import interleaved, machine, median, seconds
 from ldm.weights import load_file_into, save_state_dict
 
+Clock = Callable[[Callable[[], object]], float]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -70,22 +71,23 @@ def flop(function: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def attainable(device: torch.device, dtype: torch.dtype, repeats: int) -> float:
+def attainable(device: torch.device, dtype: torch.dtype, clock: Clock, repeats: int) -> float:
     """GFLOP/s of a 3x3 convolution of 512 channels at 128x128."""
     convolution = nn.Conv2d(512, 512, 3, padding=1).to(device, dtype, memory_format=torch.channels_last)
     x = torch.randn(1, 512, 128, 128).to(device, dtype, memory_format=torch.channels_last)
     with torch.inference_mode():
-        times = [seconds(lambda: convolution(x), device) for _ in range(repeats + 2)][2:]
+        times = [clock(lambda: convolution(x)) for _ in range(repeats + 2)][2:]
     return 2 * 512 * 512 * 9 * 128 * 128 / min(times) / 1e9
 
 
 def cpu_seconds(function: Callable[[], object]) -> float:
+    """Processor time of one call, summed over the threads."""
     start = time.process_time()
     function()
     return time.process_time() - start
 
 
-def compare_detectors(size: int, precision: str, device: torch.device, repeats: int) -> None:
+def compare_detectors(size: int, precision: str, device: torch.device, clock: Clock, repeats: int) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (size // 32, size // 32, 3), dtype=np.uint8)
     picture = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC))
     with tempfile.TemporaryDirectory() as folder:
@@ -100,7 +102,7 @@ def compare_detectors(size: int, precision: str, device: torch.device, repeats: 
     if precision == "fp32" and same < 0.999:
         raise RuntimeError(f"only {same:.2%} of the labels are equal: the times cannot be compared")
 
-    times = interleaved({name: lambda s=side: seconds(s, device) for name, side in sides.items()}, repeats)
+    times = interleaved({name: lambda s=side: clock(s) for name, side in sides.items()}, repeats)
     for name in sides:
         middle = median(times[name])
         spread = f"{min(times[name]):.3f} to {max(times[name]):.3f}"
@@ -108,7 +110,7 @@ def compare_detectors(size: int, precision: str, device: torch.device, repeats: 
         rates = f"{flops[name] / middle / 1e9:.0f} GFLOP/s, {flops['mmseg'] / middle / 1e9:.0f} as asked for"
         print(f"{name:6} {kind}  {middle:6.3f} s a picture ({spread}), {flops[name] / 1e9:.0f} GFLOP: {rates}")
     print(f"ratio        {median(times['mmseg']) / median(times['ours']):6.2f} x, {same:.2%} of the labels equal")
-    print(f"convolution  {attainable(device, PRECISIONS[precision], repeats):6.0f} GFLOP/s in {precision}")
+    print(f"convolution  {attainable(device, PRECISIONS[precision], clock, repeats):6.0f} GFLOP/s in {precision}")
 
 
 def time_validator(repeats: int) -> None:
@@ -138,14 +140,18 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of torch on a CPU")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="count processor time of one thread: for a CPU that is busy"
+    )
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
     device = torch.device(options.device)
+    if options.processor_time or options.threads:
+        torch.set_num_threads(1 if options.processor_time else options.threads)
+    clock = cpu_seconds if options.processor_time else lambda function: seconds(function, device)
     warnings.filterwarnings("ignore", message="Default ``avg_non_ignore``")
     print(f"UPerNet on UniFormer-S, one picture\n{machine(device)}")
     for size in options.size:
-        compare_detectors(size, options.precision, device, options.repeats)
+        compare_detectors(size, options.precision, device, clock, options.repeats)
     time_validator(options.repeats)
 
 
