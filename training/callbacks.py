@@ -76,8 +76,10 @@ class NonFiniteGuard(pl.Callback):
         self._batch = batch
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
-        if not torch.isfinite(loss):
-            raise NonFiniteError(self._report(trainer, f"The loss is {loss.item()}"))
+        here = not torch.isfinite(loss)
+        if trainer.strategy.reduce_boolean_decision(here, all=False):  # or the other processes would wait for this one
+            what = f"The loss is {loss.item()}" if here else "The loss of another process is no number"
+            raise NonFiniteError(self._report(trainer, what))
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer

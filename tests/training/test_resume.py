@@ -14,6 +14,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from ldm.weights import WeightsError
 from training.callbacks import SeedEveryBatch
 from training.checkpointing import AtomicCheckpointIO, SaveLast, save_best
 from training.data.dataset import Draw
@@ -153,3 +154,29 @@ def test_resuming_with_other_data_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="global batch size 2 then, 4 now"):
         trainer.fit(Learner(), loader, ckpt_path=tmp_path / "last.ckpt")
+
+
+class Payload:
+    """What a stranger's checkpoint might hold."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_checkpoints_run_no_code(tmp_path: Path) -> None:
+    torch.save({"loops": Payload(tmp_path / "touched"), "state_dict": {}}, tmp_path / "hostile.ckpt")
+    torch.save({"state_dict": {}}, tmp_path / "weights.ckpt")
+    io = AtomicCheckpointIO()
+    for name, reason in {
+        "hostile.ckpt": "cannot be read",
+        "weights.ckpt": "--base",
+        "none.ckpt": "no such checkpoint",
+    }.items():
+        with pytest.raises(WeightsError, match=reason):
+            io.load_checkpoint(tmp_path / name, weights_only=False)
+    with pytest.raises(WeightsError, match="download it first"):
+        io.load_checkpoint("http://127.0.0.1/last.ckpt")
+    assert not (tmp_path / "touched").exists()

@@ -97,10 +97,13 @@ def test_the_hint_is_learnt(tmp_path: Path, fill_by_recipe: Callable, caplog: py
 
 def test_cached_latents_train_the_same(tmp_path: Path) -> None:
     plain = tiny_settings(tmp_path, max_steps=3, flip=0.5, output=str(tmp_path / "plain"))
-    cached = tiny_settings(tmp_path, max_steps=3, flip=0.5, output=str(tmp_path / "cached"), cache_latents=True)
+    cached = tiny_settings(
+        tmp_path, max_steps=3, flip=0.5, output=str(tmp_path / "cached"), cache_latents=True, logger_freq=100
+    )
     train(plain)
     train(cached)
     np.testing.assert_allclose(metrics(cached, "train/loss"), metrics(plain, "train/loss"), rtol=1e-4)
+    assert list((cached.folder / "image_log").rglob("reconstruction_gs-000000*.png"))  # nor do the pictures change it
     entries = sorted((cached.folder / "cache").rglob("*.safetensors"))
     assert len(entries) == 8 * 2 + 8  # each picture and its mirror image, each prompt
 
