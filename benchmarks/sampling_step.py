@@ -44,6 +44,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Allowed relative difference of the two sides' first predictions.
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 3e-2}
 SCALE = 9.0
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ def random_weight(name: str, shape: torch.Size, generator: torch.Generator) -> T
 class Peer:
     """diffusers' ControlNet pipeline around the very same tensors."""
 
-    def __init__(self, config: DictConfig, ours: ControlLDM, device: torch.device):
-        self.device = device
+    def __init__(self, config: DictConfig, ours: ControlLDM, device: torch.device, clock: Clock = time.perf_counter):
+        self.device, self.clock = device, clock
         unet = config.params.unet_config.params
         sizes = {
             "block_out_channels": [unet.model_channels * factor for factor in unet.channel_mult],
@@ -137,17 +138,17 @@ class Peer:
             without, with_text = self.predict(pair, t, texts, hints).chunk(2)
             latent = self.scheduler.step(without + SCALE * (with_text - without), t, latent, return_dict=False)[0]
             synchronize(self.device)
-            done.append(time.perf_counter())
+            done.append(self.clock())
         return done
 
 
 class Ours:
     """`DDIMSampler.sample`, as every front end calls it: on a CPU with packed weights."""
 
-    def __init__(self, model: ControlLDM, device: torch.device):
+    def __init__(self, model: ControlLDM, device: torch.device, clock: Clock = time.perf_counter):
         if device.type == "cpu":
             pack_weights(model)
-        self.model, self.sampler, self.device = model, DDIMSampler(model), device
+        self.model, self.sampler, self.device, self.clock = model, DDIMSampler(model), device, clock
 
     def predict(self, latents: Tensor, t: Tensor, texts: Tensor, hints: Tensor) -> Tensor:
         cond = {"c_concat": [hints], "c_crossattn": [texts]}
@@ -159,7 +160,7 @@ class Ours:
 
         def note(_predicted: Tensor, _step: int) -> None:
             synchronize(self.device)
-            done.append(time.perf_counter())
+            done.append(self.clock())
 
         self.sampler.sample(
             steps,
@@ -222,14 +223,18 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5, help="turns of two steps for each side")
     parser.add_argument("--threads", type=int, help="of torch on a CPU")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="count processor time of one thread: for a CPU that is busy"
+    )
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    if arguments.processor_time or arguments.threads:
+        torch.set_num_threads(1 if arguments.processor_time else arguments.threads)
+    clock = time.process_time if arguments.processor_time else time.perf_counter
     device, dtype = torch.device(arguments.device), DTYPES[arguments.dtype]
 
     config = OmegaConf.load(CONFIG).model
     model = random_model(config, device, dtype)
-    peer, ours = Peer(config, model, device), Ours(model, device)
+    peer, ours = Peer(config, model, device, clock), Ours(model, device, clock)
     print(f"One guided step with control, SD 1.5, {arguments.dtype}, batch 1 x 2\n{machine(device)}")
     print(f"weights of either side: {weight_bytes(peer.unet, peer.controlnet) / 2**20:.0f} MiB")
     for size in arguments.size:
