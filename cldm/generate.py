@@ -22,7 +22,7 @@ from cldm.cldm import ControlLDM
 from cldm.ddim_hacked import DDIMSampler
 from cldm.memory import MemorySaver, attempt, smaller_sizes
 from cldm.png import metadata_text
-from cldm.requests import Request
+from cldm.requests import Request, RequestError
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class Generator:
         return Result(request, tuple(pictures), labels, adherence, seconds, self.name)
 
     def _detect(self, picture: np.ndarray, resolution: int) -> np.ndarray:
-        return self.detector.labels(resize_image(picture, resolution))
+        return self.detector.labels(resized(picture, resolution))
 
     def _labels(self, request: Request) -> np.ndarray:
         """The map at the size of the result, uint8 ``[H, W]``."""
@@ -257,8 +257,16 @@ def result_size(request: Request) -> tuple[int, int]:
     short = round(request.image_resolution / 64) * 64
     if request.input_image is None and min(height, width) == short and height % 64 == 0 and width % 64 == 0:
         return width, height
-    height, width = resize_image(source, request.image_resolution).shape[:2]
+    height, width = resized(source, request.image_resolution).shape[:2]
     return width, height
+
+
+def resized(picture: np.ndarray, resolution: int) -> np.ndarray:
+    """``annotator.util.resize_image`` for pictures that people bring: where it finds no size, a RequestError."""
+    try:
+        return resize_image(picture, resolution)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
 
 
 def fit_map(labels: np.ndarray, request: Request) -> np.ndarray:

@@ -16,7 +16,7 @@ from gradio.data_classes import ImageData
 from PIL import Image
 
 from annotator.ade20k import CLASSES, colorize
-from annotator.map_validator import validate_map
+from annotator.map_validator import MapReport, validate_map
 from annotator.pictures import PictureError, read_picture
 from cldm.generate import Cancelled, GenerationError, Generator, Result, fit_map
 from cldm.png import to_pil
@@ -84,6 +84,16 @@ def picture_of(path: str | None) -> np.ndarray:
     return read_picture(_upload(path))
 
 
+def checked_map(path: str | None) -> MapReport:
+    """An uploaded map, repaired."""
+    try:
+        return validate_map(_upload(path))
+    except PictureError:
+        raise
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+
+
 def _upload(path: str | None) -> BinaryIO:
     """An uploaded file under the person's own name for it, which errors repeat, not the server's.
 
@@ -146,7 +156,7 @@ class Actions:
     @plain_errors
     def upload_map(self, path, input_image, image_resolution):
         """A map that the person brings: checked, snapped to classes, and the report shown."""
-        report = validate_map(_upload(path))
+        report = checked_map(path)
         labels = fit_map(report.labels, Request(None, "", image_resolution=image_resolution, map=report.labels))
         picture = picture_of(input_image) if input_image else None
         if picture is not None and not _same_aspect(picture, labels):

@@ -160,7 +160,6 @@ function listClasses() {
   if (absent.length) {
     const heading = document.createElement("li");
     heading.className = "me-rest";
-    heading.setAttribute("role", "presentation");
     heading.textContent = present.length ? "not in the map" : "";
     list.append(heading, ...absent.map((index) => classItem(index, 0)));
   }
@@ -171,10 +170,9 @@ function listClasses() {
 
 function classItem(index, share) {
   const item = document.createElement("li");
-  item.setAttribute("role", "option");
-  item.setAttribute("aria-selected", String(index === current));
   const button = document.createElement("button");
   button.type = "button";
+  button.setAttribute("aria-pressed", String(index === current));
   button.style.setProperty("--swatch", classes[index][1]);
   const name = document.createElement("span");
   name.textContent = classes[index][0];

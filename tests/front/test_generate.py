@@ -18,6 +18,7 @@ from cldm.adherence import measure_adherence
 from cldm.ddim_hacked import DDIMSampler
 from cldm.generate import Cancelled, GenerationError, Generator, control_scales, result_size
 from cldm.png import read_metadata, read_request, save_png
+from cldm.registry import find_model, load_generator
 from cldm.requests import RANGES, Request, RequestError, pack_map, request_from_settings, unpack_map
 
 
@@ -226,6 +227,34 @@ def test_what_never_fits_is_told_with_a_size_that_does(generator, monkeypatch):
     assert generator.generate(ask()).pictures[0].shape == (64, 64, 3)
 
 
+def test_networks_rest_in_main_memory_while_others_work(small_model, monkeypatch):
+    moves = []
+    names = {id(module): name for name, module in small_model.named_children()}
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: moves.append((names[id(self)], str(device))))
+    saver = memory.MemorySaver(small_model, torch.device("cuda"), enabled=True)
+    with saver:
+        moves.clear()
+        with saver.working(small_model.first_stage_model):
+            assert moves == [("first_stage_model", "cuda")]
+        assert moves[1:] == [("first_stage_model", "cpu")]
+        assert {m.slice_size for m in small_model.modules() if hasattr(m, "slice_size")} == {1}
+    assert {m.slice_size for m in small_model.modules() if hasattr(m, "slice_size")} == {None}
+    assert {device for _, device in moves[1:]} == {"cpu"}
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("save_memory", [False, True])
+def test_on_a_gpu_in_half_precision(generator, model_files, save_memory):
+    files = find_model(str(model_files.config), str(model_files.weights), str(model_files.weights))
+    on_gpu = load_generator(files, "cuda", "fp16", save_memory)
+    on_gpu.detector = generator.detector
+    result = on_gpu.generate(ask(num_samples=2, per_sample_seeds=True), measure=True)
+    again = on_gpu.generate(ask(num_samples=2, per_sample_seeds=True))
+    assert result.pictures[0].std() > 1
+    np.testing.assert_array_equal(result.pictures, again.pictures)
+
+
 def test_tiles_agree_with_the_whole_for_a_local_decoder():
     def decode(z):
         return torch.nn.functional.interpolate(z[:, :3], scale_factor=8, mode="nearest")
@@ -260,6 +289,12 @@ def test_numbers_out_of_range_are_refused_by_name(name):
 def test_bad_pictures_are_refused(picture, why):
     with pytest.raises(RequestError, match=why):
         Request(picture, "a house")
+
+
+def test_pictures_that_would_become_too_large_are_refused(generator):
+    for changes in ({"picture": draw(64, 64)[:1]}, {"map": np.zeros((1, 64000), np.uint8)}):
+        with pytest.raises(RequestError, match="more than 32 megapixels: crop it"):
+            generator.generate(ask(image_resolution=1024, detect_resolution=1024, **changes))
 
 
 def test_bad_maps_and_settings_are_refused():

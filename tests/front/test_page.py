@@ -72,7 +72,7 @@ def upload(tab, path) -> None:
 
 
 def legend(tab) -> dict[str, str]:
-    rows = tab.locator("#editor .me-classes li[role=option]").all_inner_texts()
+    rows = tab.locator("#editor .me-classes button").all_inner_texts()
     return {parts[0]: parts[1] for parts in (row.split("\n") for row in rows) if len(parts) == 2 and parts[1]}
 
 
