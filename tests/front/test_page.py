@@ -23,7 +23,7 @@ from page.links import link_fragment, read_fragment
 from page.map_editor import pack_runs, unpack_runs
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PATIENCE = 20_000  # milliseconds: machines of tests are slow and busy
+PATIENCE = 60_000  # milliseconds: machines of tests are slow and busy
 
 
 def browser_test(function: Callable) -> Callable:
