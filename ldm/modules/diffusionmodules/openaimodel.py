@@ -6,8 +6,9 @@ ldm/modules/diffusionmodules/openaimodel.py of the original.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import nn
@@ -84,6 +85,11 @@ class UNetPlan:
             values = getattr(self, name)
             if isinstance(values, Sequence) and len(values) != len(self.channel_mult):
                 raise ValueError(f"{name} has {len(values)} values; expected one for each of {self.channel_mult}")
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> UNetPlan:
+        """The plan among a constructor's arguments, its ``locals()``; what else is there is left out."""
+        return cls(**{field.name: arguments[field.name] for field in fields(cls)})
 
     @property
     def time_embed_dim(self) -> int:
@@ -262,30 +268,7 @@ class UNetModel(nn.Module):
         use_linear_in_transformer: bool = False,
     ):
         super().__init__()
-        plan = UNetPlan(
-            in_channels=in_channels,
-            model_channels=model_channels,
-            num_res_blocks=num_res_blocks,
-            attention_resolutions=attention_resolutions,
-            dropout=dropout,
-            channel_mult=channel_mult,
-            conv_resample=conv_resample,
-            dims=dims,
-            use_checkpoint=use_checkpoint,
-            num_heads=num_heads,
-            num_head_channels=num_head_channels,
-            num_heads_upsample=num_heads_upsample,
-            use_scale_shift_norm=use_scale_shift_norm,
-            resblock_updown=resblock_updown,
-            use_new_attention_order=use_new_attention_order,
-            use_spatial_transformer=use_spatial_transformer,
-            transformer_depth=transformer_depth,
-            context_dim=context_dim,
-            disable_self_attentions=disable_self_attentions,
-            num_attention_blocks=num_attention_blocks,
-            disable_middle_self_attn=disable_middle_self_attn,
-            use_linear_in_transformer=use_linear_in_transformer,
-        )
+        plan = UNetPlan.of(locals())
         self.image_size = image_size
         self.in_channels = in_channels
         self.model_channels = model_channels
