@@ -11,13 +11,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 from PIL import Image
 
-from cldm.registry import ModelError, add_model_arguments, find_model, load_generator
+from annotator.uniformer import UniformerDetector
+from cldm.registry import ModelError, add_model_arguments, find_device, find_model, known_models, load_generator
 from ldm.weights import WeightsError
-from training.evaluate import Sampling, draw_cases, evaluate, read_cases
+from training.evaluate import Case, Sampling, detector_score, draw_cases, evaluate, read_cases
 from training.grid import sheet
 from training.storybook import HELD_OUT_SEED
 
@@ -33,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=20, help="of DDIM (default 20)")
     parser.add_argument("--scale", type=float, default=4.0, help="of guidance (default 4)")
     parser.add_argument("--batch-size", type=int, default=8, help="pictures made at a time (default 8)")
+    parser.add_argument("--detector-only", action="store_true", help="score the detector alone; needs no model")
     parser.add_argument("--json", type=Path, help="file for the scores")
     parser.add_argument("--grid", type=Path, help="PNG for a sheet of pictures to look at")
     options = parser.parse_args(arguments)
@@ -40,28 +43,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--count, --steps and --batch-size must be at least 1")
     cv2.setNumThreads(1)
     try:
-        files = find_model(options.model, options.weights, options.detector_weights, options.detector_config)
-        generator = load_generator(files, options.device, options.precision)
-        size = generator.resolution
-        if options.folder:
-            cases = read_cases(options.folder, options.count, size, options.hint_kind)
-        else:
-            cases = draw_cases(options.count, options.seed, size)
-        sampling = Sampling(options.steps, options.scale, options.batch_size)
-        report = evaluate(generator.model, generator.detector, cases, sampling, keep=8 if options.grid else 0)
+        scores = measure(options)
     except (ModelError, WeightsError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    source = {"folder": str(options.folder)} if options.folder else {"seed": options.seed}
-    scores = {"model": files.name, "count": len(cases), **source, "steps": options.steps, "scale": options.scale}
-    scores |= report.scores
     for name, value in scores.items():
         print(f"{name:18} {value:.4f}" if isinstance(value, float) else f"{name:18} {value}")
     if options.json:
         options.json.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-    if options.grid:
-        Image.fromarray(sheet(generator.model, cases, report.generated, sampling)).save(options.grid)
     return 0
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """What was measured, and its scores; draws the sheet along the way."""
+    source = {"folder": str(options.folder)} if options.folder else {"seed": options.seed}
+    if options.detector_only:
+        files = known_models().get(options.model) or known_models()["tiny"]
+        weights = options.detector_weights or files.detector_weights
+        device = find_device(options.device)
+        detector = UniformerDetector(weights, options.detector_config or files.detector_config, device)
+        cases = find_cases(options, files.resolution)
+        about = {"detector": str(weights), "count": len(cases), **source}
+        return about | detector_score(detector, cases)
+    files = find_model(options.model, options.weights, options.detector_weights, options.detector_config)
+    generator = load_generator(files, options.device, options.precision)
+    model, cases = generator.model, find_cases(options, generator.resolution)
+    sampling = Sampling(options.steps, options.scale, options.batch_size)
+    report = evaluate(model, generator.detector, cases, sampling, keep=8 if options.grid else 0)
+    if options.grid:
+        Image.fromarray(sheet(model, cases, report.generated, sampling)).save(options.grid)
+    about = {"model": files.name, "count": len(cases), **source, "steps": options.steps, "scale": options.scale}
+    return about | report.scores
+
+
+def find_cases(options: argparse.Namespace, size: int) -> list[Case]:
+    """Drawn scenes, or the pictures of the folder that was given."""
+    if options.folder:
+        return read_cases(options.folder, options.count, size, options.hint_kind)
+    return draw_cases(options.count, options.seed, size)
 
 
 if __name__ == "__main__":
