@@ -135,9 +135,16 @@ class GenerateJobs(pl.LightningModule):
         super().__init__()
         self.jobs, self.folder, self.files, self.options, self.measure = jobs, folder, files, options, measure
         self.generator: Generator | None = None
+        self._threads_before = torch.get_num_threads()
 
     def setup(self, stage: str) -> None:
+        # On a CPU the last bits of a sum depend on the number of threads, which launchers divide among processes.
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(os.cpu_count() or 1)
         self.generator = load_generator(self.files, str(self.trainer.strategy.root_device), **self.options)
+
+    def teardown(self, stage: str) -> None:
+        torch.set_num_threads(self._threads_before)
 
     def predict_step(self, batch: torch.Tensor, batch_idx: int) -> None:
         for index in batch.tolist():
