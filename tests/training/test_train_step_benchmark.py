@@ -30,6 +30,7 @@ def test_the_ways_differ_in_what_they_compute(tmp_path: Path) -> None:
     decoder[0][0].in_layers.register_forward_hook(lambda *_: count("decoder"))
     expected = {
         BASELINE: (1, 2, 2, True),
+        "as the original, fused AdamW": (1, 2, 2, True),
         "frozen, all checkpointed": (1, 2, 2, False),
         "frozen, control checkpointed": (1, 2, 1, False),
         "frozen": (1, 1, 1, False),
