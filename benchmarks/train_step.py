@@ -2,11 +2,11 @@
 
     python -m benchmarks.train_step --size 256 --device cpu
 
-One model of random weights (no layer left at zero) takes the same batch in every way, with the same noise and AdamW over
-the control copy. The original locks Stable Diffusion by not giving its weights to the optimizer: gradients are computed
-for the UNet's decoder all the same, and all activations are computed twice; its AdamW is torch's default, ours the fused
-one. The gradients of the control copy must agree before anything is timed. The ways take turns in one process; the
-median counts.
+One model of random weights (no layer left at zero) takes the same batch in every way, with the same noise and AdamW
+over the control copy. The original locks Stable Diffusion by not giving its weights to the optimizer: gradients are
+computed for the UNet's decoder all the same, and all activations are computed twice; its AdamW is torch's default, ours
+the fused one. The gradients of the control copy must agree before anything is timed. The ways take turns in one
+process; the median counts.
 """
 
 from __future__ import annotations
