@@ -64,13 +64,13 @@ def test_an_autoencoder_learns(tmp_path: Path) -> None:
         tmp_path,
         model=write_model(tmp_path / "vae.yaml", node),
         val=str(tmp_path / "circles"),
-        val_every=20,
+        val_every=8,
         save_best=1,
-        max_steps=40,
+        max_steps=16,
         warmup_steps=5,
         ema=0.5,
         learning_rate=2e-3,
-        logger_freq=30,
+        logger_freq=100,
     )
     train(settings)
     first, last = metrics(settings, "val/loss")

@@ -59,7 +59,7 @@ def kill_after_saves(process: subprocess.Popen, checkpoint: Path, saves: int, de
 
 
 def test_killed_runs_resume_bit_for_bit(tmp_path: Path) -> None:
-    options = {"max_steps": 30, "save_every": 3, "ema": 0.9, "cache_latents": True, "flip": 0.5, "empty_prompts": 0.3}
+    options = {"max_steps": 24, "save_every": 3, "ema": 0.9, "cache_latents": True, "flip": 0.5, "empty_prompts": 0.3}
     whole = tiny_settings(tmp_path, output=str(tmp_path / "whole"), **options)
     train(whole)
 
