@@ -106,8 +106,8 @@ class _PackedLayer(nn.Module):
         probe = fn(torch.empty(0, dtype=self.weight.dtype))
         if probe.device.type != "cpu" or probe.dtype != self.weight.dtype:
             raise ValueError(
-                f"packed weights stay {self.weight.dtype} on the CPU, and become {probe.dtype} on {probe.device};"
-                " call ldm.packing.unpack_weights(model) first"
+                f"packed weights stay {self.weight.dtype} on the CPU; to have them as {probe.dtype} on {probe.device}, "
+                "call ldm.packing.unpack_weights(model) first"
             )
         return super()._apply(fn, recurse)
 

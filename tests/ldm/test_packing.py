@@ -87,9 +87,9 @@ def test_packed_models_do_not_move() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4))
     pack_weights(model)
     model.to("cpu")
-    with pytest.raises(ValueError, match="float64 on cpu; call"):
+    with pytest.raises(ValueError, match="float64 on cpu, call"):
         model.double()
-    with pytest.raises(ValueError, match="on meta; call"):
+    with pytest.raises(ValueError, match="on meta, call"):
         model.to("meta")
 
 
