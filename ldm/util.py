@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,10 @@ def log_txt_as_img(wh: tuple[int, int], xc: list[str], size: int = 10) -> torch.
         ImageDraw.Draw(canvas).text((0, 0), "\n".join(lines), fill="black", font=font)
         pictures.append(np.asarray(canvas, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1.0)
     return torch.from_numpy(np.stack(pictures))
+
+
+# Called with the parameters and ``lr=``.
+OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
 
 def with_schedule(optimizer: torch.optim.Optimizer, scheduler_config: Mapping[str, Any] | None) -> Any:

@@ -1,4 +1,4 @@
-"""Step 6: what a model needs to run, as float16, in parts that fit into a repository.
+"""What a model needs to run, as float16, in parts that fit into a repository.
 
 ``python -m training.export outputs/tiny_control/checkpoints/last.ckpt models/tiny/control_tiny_seg.safetensors``
 """

@@ -1,18 +1,20 @@
 """Pictures and prompts encoded once, on disk: training then runs neither the VAE nor the text encoder.
 
 What is kept of a picture are the moments of the VAE's posterior, not a sample of it, so that training still draws a
-fresh latent each time. An entry's name says what it was made of: the file's content, its size and mirroring, and the
-encoder's weights. Entries are written atomically, so a fill can be killed and goes on where it was.
+fresh latent each time. A text encoder that is trained runs as ever; then the pictures alone are kept. An entry's name
+says what it was made of: the file's content, its size and mirroring, and the encoder's weights. Entries are written
+atomically, so a fill can be killed and goes on where it was.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -38,20 +40,19 @@ class CachedDataset(Dataset):
 
     Args:
         dataset: of pictures, hints and prompts.
-        model: a `LatentDiffusion` whose VAE, and text encoder, are frozen.
+        model: a `LatentDiffusion` whose VAE is frozen.
         folder: of the cache; data sets may share one.
+        crop: side of random crops of the latents (and of the hints, which are 8 times as large); None for none.
     """
 
-    def __init__(self, dataset: ControlDataset, model: Any, folder: str | Path):
-        if getattr(model, "cond_stage_trainable", False):
-            raise ValueError(
-                "Embeddings of a text encoder that is trained cannot be cached; leave out --cache-latents."
-            )
+    def __init__(self, dataset: ControlDataset, model: Any, folder: str | Path, crop: int | None = None):
         self.dataset = dataset
+        self.crop = crop
         self.shapes = dataset.shapes
         self.folder = Path(folder)
         self._vae = fingerprint(model.first_stage_model)
-        self._text = fingerprint(model.cond_stage_model)
+        text_is_frozen = not getattr(model, "cond_stage_trainable", False)
+        self._text = fingerprint(model.cond_stage_model) if text_is_frozen else None
         self._contents = [_content_hash(record.target) for record in dataset.records]
 
     def __len__(self) -> int:
@@ -102,24 +103,36 @@ class CachedDataset(Dataset):
         return len(missing)
 
     def _prompts(self) -> set[str]:
+        if self._text is None:
+            return set()
         prompts = {record.prompt for record in self.dataset.records}
-        return prompts | {""} if self.dataset.empty_prompts else prompts
+        return prompts | {self.dataset.dropped_prompt} if self.dataset.empty_prompts else prompts
 
     def __getitem__(self, key: int | Draw) -> Mapping[str, Any]:
-        """Like `ControlDataset`'s, but with ``moments [8, h, w]`` and ``context [M, D]``, float32, for ``jpg``."""
+        """Like `ControlDataset`'s, but with ``moments [8, h, w]`` instead of ``jpg`` and, where the text encoder is
+        frozen, ``context [M, D]``, both float32."""
         draw = key if isinstance(key, Draw) else Draw(range(len(self))[key], range(len(self))[key])
         mirrored, prompt, noise_seed = self.dataset.augmentation(draw)
-        item: dict[str, Any] = {
-            **load_file(self.picture_entry(draw.index, mirrored)),
-            **load_file(self.prompt_entry(prompt)),
-            "txt": prompt,
-        }
+        item: dict[str, Any] = {**load_file(self.picture_entry(draw.index, mirrored)), "txt": prompt}
+        if self._text is not None:
+            item |= load_file(self.prompt_entry(prompt))
+        rows, columns = self._window(draw, item["moments"].shape[-2:])
+        item["moments"] = item["moments"][:, rows, columns].contiguous()
         hint = self.dataset.hint(draw.index, mirrored)
         if hint is not None:
-            item["hint"] = hint.copy()
+            rows, columns = (slice(8 * part.start, 8 * part.stop) for part in (rows, columns))
+            item["hint"] = hint[rows, columns].copy()
         if isinstance(key, Draw):
             item |= {"index": draw.index, "noise_seed": noise_seed}
         return item
+
+    def _window(self, draw: Draw, sides: Sequence[int]) -> list[slice]:
+        """Rows and columns of the latents that an item keeps."""
+        if self.crop is None:
+            return [slice(0, side) for side in sides]
+        random = np.random.default_rng([self.dataset.seed, draw.position, 1])
+        starts = [int(random.integers(max(side - self.crop, 0) + 1)) for side in sides]
+        return [slice(start, min(start + self.crop, side)) for start, side in zip(starts, sides, strict=True)]
 
 
 def _content_hash(path: Path) -> str:

@@ -22,11 +22,13 @@ from training.export import export
 from training.normalize_latents import normalize_file
 from training.run import train
 from training.settings import Settings
+from training.storybook import write_dataset
 from training.train_detector import train_detector
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "models" / "tiny"
 CONFIGS = ROOT / "configs" / "train"
+SCENES = 3200  # that the UNet and its control copy learn from, encoded once
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ def train_step(name: str, output: Path, length: float, changes: dict[str, Any]) 
     changes = {key: value for key, value in changes.items() if key in fields}
     for path in ("model", "data"):
         changes.setdefault(path, str(ROOT / getattr(settings, path)))
+    if settings.cache_latents:
+        changes |= {"data": str(output / "storybook"), "cache": str(output / "storybook_cache")}
     steps = max(2, round(settings.max_steps * length))
     warmup = min(round(settings.warmup_steps * length), steps - 1)
     settings = dataclasses.replace(settings, output=str(output / name), max_steps=steps, warmup_steps=warmup, **changes)
@@ -69,7 +73,12 @@ def make_tiny(output: Path, models: Path = MODELS, detectors: Path = Path(annota
     autoencoder = MODELS / "autoencoder_tiny.yaml"
     scenes = max(8, min(200, round(200 * length)))
     _once(normal, lambda: normalize_file(autoencoder, vae, normal, scenes))
-    base = train_step("tiny_base", output, length, {**changes, "model": str(_with_vae(output, normal))})
+    world = output / "storybook"
+    workers = max(1, changes.get("workers", 1))
+    _once(world / "prompt.json", lambda: write_dataset(world, max(8, round(SCENES * length)), workers=workers))
+    uncontrolled = {**changes, "model": str(_with_vae(output, normal))}
+    crops = train_step("tiny_base_crops", output, length, uncontrolled)
+    base = train_step("tiny_base", output, length, {**uncontrolled, "base": str(crops)})
     start = output / "tiny_ini.safetensors"
     _once(start, lambda: add_control_to_file(base, start, MODELS / "cldm_tiny.yaml"))
     control = train_step("tiny_control", output, length, {**changes, "base": str(start)})

@@ -1,4 +1,4 @@
-"""Step 2: give an autoencoder's latents mean 0 and variance 1, each channel by itself.
+"""Give an autoencoder's latents mean 0 and variance 1, each channel by itself.
 
 ``python -m training.normalize_latents outputs/tiny_vae/checkpoints/last.ckpt outputs/tiny_vae/vae.safetensors``
 

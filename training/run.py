@@ -27,6 +27,7 @@ from training.data.loader import ResumableLoader, make_loader
 from training.data.records import DataSetError
 from training.ema import TrainedWeightsEMA
 from training.latent_cache import CachedDataset
+from training.muon import Muon
 from training.settings import Settings
 from training.validation import ControlGap
 
@@ -46,6 +47,8 @@ def make_model(settings: Settings) -> pl.LightningModule:
     else:
         model = load_model(settings.model, settings.base).train()
     model.learning_rate = settings.learning_rate
+    if settings.optimizer == "muon":
+        model.make_optimizer = Muon
     if has_control(model):
         model.sd_locked = settings.sd_locked
         model.only_mid_control = settings.only_mid_control
@@ -94,15 +97,15 @@ class TrainingData(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         s = self.settings
-        self.train_set = self._read(s.data, empty_prompts=s.empty_prompts, flip=s.flip)
+        self.train_set = self._read(s.data, empty_prompts=s.empty_prompts, dropped_prompt=s.dropped_prompt, flip=s.flip)
         self.val_set = self._read(s.val) if s.val else None
         if s.cache_latents:
             self.model.to(self.trainer.strategy.root_device)
-            self.train_set = self._encode(self.train_set)
+            self.train_set = self._encode(self.train_set, s.latent_crop)
             self.val_set = self._encode(self.val_set) if s.val else None
             self.trainer.strategy.barrier("latent cache")
 
-    def _read(self, folder: str, **augmentation: float) -> Dataset:
+    def _read(self, folder: str, **augmentation: Any) -> Dataset:
         s = self.settings
         if Path(folder).suffix in (".yaml", ".yml"):  # names a data set class, such as one that draws its pictures
             return instantiate_from_config(OmegaConf.load(folder))
@@ -117,10 +120,11 @@ class TrainingData(pl.LightningDataModule):
             **augmentation,
         )
 
-    def _encode(self, dataset: Any) -> CachedDataset:
+    def _encode(self, dataset: Any, crop: int | None = None) -> CachedDataset:
         if not hasattr(self.model, "first_stage_model") or not isinstance(dataset, ControlDataset):
             raise ValueError("cache_latents is for data in a folder and models with a frozen VAE.")
-        cached = CachedDataset(dataset, self.model, self.settings.folder / "cache")
+        folder = Path(self.settings.cache or self.settings.folder / "cache")
+        cached = CachedDataset(dataset, self.model, folder, crop)
         training = self.model.training
         self.model.eval()
         trainer = self.trainer

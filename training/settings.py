@@ -17,6 +17,7 @@ from training.checkpointing import SAVE_KINDS
 from training.data.records import HINT_KINDS
 
 CHECKPOINTING = ("none", "control", "all")
+OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
 
@@ -40,14 +41,18 @@ class Settings:
     buckets: bool = _setting(False, "train at several aspect ratios instead of squares")
     hint_kind: str = _setting("picture", "what hints are; maps are resized without averaging", HINT_KINDS)
     empty_prompts: float = _setting(0.0, "share of prompts to drop, for guidance (ControlNet's paper: 0.5)")
+    dropped_prompt: str = _setting("", "what stands in place of dropped prompts, such as a page's negative prompt")
     flip: float = _setting(0.0, "share of pictures to mirror")
     check: bool = _setting(True, "decode all pictures before training begins")
     workers: int = _setting(4, "processes that load data")
-    cache_latents: bool = _setting(False, "encode each picture and prompt once, into OUTPUT/cache")
+    cache_latents: bool = _setting(False, "encode each picture once, and each prompt if the text encoder is frozen")
+    cache: str | None = _setting(None, "folder of what is encoded, which runs may share; without, OUTPUT/cache")
+    latent_crop: int | None = _setting(None, "side of random crops of cached latents: cheap steps, to begin with")
     # Optimization
     batch_size: int = _setting(4, "items per device and batch")
     accumulate: int = _setting(1, "batches per optimizer step")
-    learning_rate: float = _setting(1e-5, "of AdamW")
+    optimizer: str = _setting("adamw", "muon learns small networks from nothing in fewer steps", OPTIMIZERS)
+    learning_rate: float = _setting(1e-5, "of the optimizer")
     warmup_steps: int = _setting(0, "steps in which the learning rate rises from 0")
     cosine_decay: bool = _setting(False, "let the learning rate fall to 0 at max_steps")
     gradient_clip: float | None = _setting(None, "greatest norm of the gradient")
@@ -83,6 +88,8 @@ class Settings:
         for name in ("batch_size", "accumulate", "num_nodes", "save_every", "val_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.latent_crop is not None and (self.latent_crop < 1 or not self.cache_latents):
+            raise ValueError(f"latent_crop must be at least 1 and needs cache_latents, got {self.latent_crop}.")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}.")
         if self.cosine_decay and self.max_steps < 1:

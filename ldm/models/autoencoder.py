@@ -6,6 +6,7 @@ Sources: latent diffusion (arXiv 2112.10752), and ldm/models/autoencoder.py of t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from ldm.models.diffusion.sample_noise import Purpose, SampleNoise
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from ldm.torchvision_ops import declare_missing_ops
-from ldm.util import instantiate_from_config, with_schedule
+from ldm.util import OptimizerFactory, instantiate_from_config, with_schedule
 from ldm.weights import load_into, read_state_dict
 
 declare_missing_ops()  # Lightning imports torchmetrics, and that torchvision
@@ -58,6 +59,7 @@ class AutoencoderKL(pl.LightningModule):
         self.monitor = monitor
         self.learning_rate = 1e-4
         self.scheduler_config: Mapping[str, Any] | None = None
+        self.make_optimizer: OptimizerFactory | None = None
         self.encoder = Encoder(**ddconfig)
         self.decoder = Decoder(**ddconfig)
         self.loss = instantiate_from_config(lossconfig)
@@ -128,9 +130,9 @@ class AutoencoderKL(pl.LightningModule):
         return [self]
 
     def configure_optimizers(self) -> Any:
-        """Adam at ``self.learning_rate``, with the betas that VQGAN uses and the schedule of ``scheduler_config``."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate, betas=(0.5, 0.9), fused=True)
-        return with_schedule(optimizer, self.scheduler_config)
+        """``make_optimizer``'s, or Adam with the betas that VQGAN uses, with the schedule of ``scheduler_config``."""
+        make = self.make_optimizer or partial(torch.optim.Adam, betas=(0.5, 0.9), fused=True)
+        return with_schedule(make(self.parameters(), lr=self.learning_rate), self.scheduler_config)
 
     @torch.no_grad()
     def log_images(self, batch: Mapping[str, Any], only_inputs: bool = False, **kwargs) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import resource
 from collections.abc import Callable
@@ -247,3 +248,29 @@ def test_min_snr_weights_are_the_same_for_every_parameterization(tmp_path: Path,
     assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
     plain = torch.nn.functional.mse_loss(guess, model.loss_target(x, t, noise))
     assert log["train/loss_simple"].item() == pytest.approx(plain.item(), rel=1e-5)  # as without weights, to compare
+
+
+def test_crops_of_cached_latents_and_their_hints_are_of_one_place(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, cache_latents=True, empty_prompts=0.5, dropped_prompt="anything")
+    data = TrainingData(settings, make_model(settings))
+    data.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    data.setup("fit")
+    whole, places = data.train_set, set()
+    cropped = copy.copy(whole)
+    cropped.crop = 4
+    for index in range(len(whole)):
+        item, part = whole[index], cropped[index]
+        assert part["moments"].shape == (8, 4, 4) and part["hint"].shape == (32, 32, 3)
+        (place,) = (
+            (top, left)
+            for top in range(5)
+            for left in range(5)
+            if torch.equal(item["moments"][:, top : top + 4, left : left + 4], part["moments"])
+        )
+        top, left = (8 * start for start in place)
+        assert np.array_equal(item["hint"][top : top + 32, left : left + 32], part["hint"])
+        places.add(place)
+    assert len(places) > 3
+    assert {whole[index]["txt"] for index in range(len(whole))} > {"anything"}
+    with pytest.raises(ValueError, match="needs cache_latents"):
+        tiny_settings(tmp_path, latent_crop=4)

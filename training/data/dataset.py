@@ -35,6 +35,7 @@ class ControlDataset(Dataset):
         buckets: train at several aspects of about resolution² pixels; otherwise all pictures are cut to squares.
         hint_kind: one of ``HINT_KINDS``; maps are resized by nearest neighbours, pictures by area or Lanczos.
         empty_prompts: the share of items, in [0, 1], whose prompt is dropped: for classifier-free guidance.
+        dropped_prompt: what stands in its place; a page's negative prompt makes that mean "anything".
         flip: the share of items, in [0, 1], that are mirrored, picture and hint alike.
         with_hints: False for data sets without hints (autoencoder, text to image).
         check: False skips decoding all pictures in advance.
@@ -54,6 +55,7 @@ class ControlDataset(Dataset):
         buckets: bool = False,
         hint_kind: str = "picture",
         empty_prompts: float = 0.0,
+        dropped_prompt: str = "",
         flip: float = 0.0,
         with_hints: bool = True,
         check: bool = True,
@@ -69,6 +71,7 @@ class ControlDataset(Dataset):
         self.root = Path(root)
         self.hint_kind = hint_kind
         self.empty_prompts = empty_prompts
+        self.dropped_prompt = dropped_prompt
         self.flip = flip
         self.seed = seed
         self.records = read_records(self.root, with_hints=with_hints)
@@ -115,7 +118,7 @@ class ControlDataset(Dataset):
         random = np.random.default_rng([self.seed, draw.position])
         mirrored = bool(random.random() < self.flip)
         dropped = bool(random.random() < self.empty_prompts)
-        prompt = "" if dropped else self.records[draw.index].prompt
+        prompt = self.dropped_prompt if dropped else self.records[draw.index].prompt
         return mirrored, prompt, int(random.integers(2**63))
 
     def picture(self, index: int, mirrored: bool = False) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from ldm.models.diffusion.process import GaussianProcess
 from ldm.models.diffusion.sample_noise import Purpose, SampleNoise
 from ldm.modules.ema import LitEma
 from ldm.torchvision_ops import declare_missing_ops
-from ldm.util import default, instantiate_from_config, with_schedule
+from ldm.util import OptimizerFactory, default, instantiate_from_config, with_schedule
 from ldm.weights import load_into, read_state_dict
 
 declare_missing_ops()  # Lightning imports torchmetrics, and that torchvision
@@ -139,6 +140,7 @@ class DDPM(GaussianProcess, pl.LightningModule):
         self.v_posterior = v_posterior
         self.min_snr_gamma = min_snr_gamma
         self.scheduler_config = scheduler_config
+        self.make_optimizer: OptimizerFactory | None = None
         self.learn_logvar = learn_logvar
         self.monitor = monitor
         self.learning_rate = 1e-4
@@ -287,13 +289,13 @@ class DDPM(GaussianProcess, pl.LightningModule):
             self.freeze_untrained()
 
     def configure_optimizers(self) -> Any:
-        """AdamW at ``self.learning_rate`` over `trained_modules`, with the schedule of ``scheduler_config``."""
+        """``make_optimizer``'s, or AdamW, over `trained_modules`, with the schedule of ``scheduler_config``."""
         self.freeze_untrained()
         parameters = [p for module in self.trained_modules() for p in module.parameters()]
         if self.learn_logvar:
             parameters.append(self.logvar)
-        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, fused=True)
-        return with_schedule(optimizer, self.scheduler_config)
+        make = self.make_optimizer or partial(torch.optim.AdamW, fused=True)
+        return with_schedule(make(parameters, lr=self.learning_rate), self.scheduler_config)
 
     # ---- ancestral sampling
 

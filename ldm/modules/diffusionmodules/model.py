@@ -54,16 +54,22 @@ class ResnetBlock(nn.Module):
 
     Args:
         conv_shortcut: a 3x3 instead of a 1x1 convolution where the residual changes its channels.
+        num_groups: of the group normalizations.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int | None = None, conv_shortcut: bool = False, dropout: float = 0.0
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        conv_shortcut: bool = False,
+        dropout: float = 0.0,
+        num_groups: int = 32,
     ):
         super().__init__()
         out_channels = out_channels or in_channels
-        self.norm1 = Normalize(in_channels)
+        self.norm1 = Normalize(in_channels, num_groups)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = Normalize(out_channels)
+        self.norm2 = Normalize(out_channels, num_groups)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         if in_channels != out_channels and conv_shortcut:
@@ -84,9 +90,9 @@ class ResnetBlock(nn.Module):
 class AttnBlock(nn.Module):
     """Self-attention with one head over all pixels, ``[B, C, H, W]`` both ways, with a residual."""
 
-    def __init__(self, in_channels: int):
+    def __init__(self, in_channels: int, num_groups: int = 32):
         super().__init__()
-        self.norm = Normalize(in_channels)
+        self.norm = Normalize(in_channels, num_groups)
         self.q = nn.Conv2d(in_channels, in_channels, 1)
         self.k = nn.Conv2d(in_channels, in_channels, 1)
         self.v = nn.Conv2d(in_channels, in_channels, 1)
@@ -118,19 +124,20 @@ class _Level(nn.Module):
 class _Middle(nn.Module):
     """Residual block, attention, residual block, at the lowest resolution."""
 
-    def __init__(self, channels: int, dropout: float):
+    def __init__(self, channels: int, dropout: float, num_groups: int):
         super().__init__()
-        self.block_1 = ResnetBlock(channels, dropout=dropout)
-        self.attn_1 = AttnBlock(channels)
-        self.block_2 = ResnetBlock(channels, dropout=dropout)
+        self.block_1 = ResnetBlock(channels, dropout=dropout, num_groups=num_groups)
+        self.attn_1 = AttnBlock(channels, num_groups)
+        self.block_2 = ResnetBlock(channels, dropout=dropout, num_groups=num_groups)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
 
 
-def _level(channels: int, out_channels: int, blocks: int, attention: bool, dropout: float) -> _Level:
-    residual = [ResnetBlock(channels if i == 0 else out_channels, out_channels, dropout=dropout) for i in range(blocks)]
-    return _Level(residual, [AttnBlock(out_channels) for _ in range(blocks)] if attention else [])
+def _level(channels: int, out_channels: int, blocks: int, attention: bool, dropout: float, num_groups: int) -> _Level:
+    widths = [channels] + [out_channels] * blocks
+    residual = [ResnetBlock(a, b, dropout=dropout, num_groups=num_groups) for a, b in pairwise(widths)]
+    return _Level(residual, [AttnBlock(out_channels, num_groups) for _ in range(blocks)] if attention else [])
 
 
 class Encoder(nn.Module):
@@ -149,6 +156,8 @@ class Encoder(nn.Module):
         z_channels: channels of the latents.
         double_z: give variances too.
         attn_type: only "vanilla", and no ``use_linear_attn``.
+        num_groups: of the group normalizations, 32 in all released models. Narrow networks need fewer: groups of a
+            single channel hide how bright a picture is.
     """
 
     def __init__(
@@ -167,6 +176,7 @@ class Encoder(nn.Module):
         double_z: bool = True,
         use_linear_attn: bool = False,
         attn_type: str = "vanilla",
+        num_groups: int = 32,
     ):
         super().__init__()
         _check_attention(attn_type, use_linear_attn)
@@ -175,12 +185,12 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         for level, (width, out_width) in enumerate(pairwise(widths)):
             with_attention = resolution // 2**level in attn_resolutions
-            down = _level(width, out_width, num_res_blocks, with_attention, dropout)
+            down = _level(width, out_width, num_res_blocks, with_attention, dropout, num_groups)
             if level < len(ch_mult) - 1:
                 down.downsample = Downsample(out_width, resamp_with_conv)
             self.down.append(down)
-        self.mid = _Middle(widths[-1], dropout)
-        self.norm_out = Normalize(widths[-1])
+        self.mid = _Middle(widths[-1], dropout, num_groups)
+        self.norm_out = Normalize(widths[-1], num_groups)
         self.conv_out = nn.Conv2d(widths[-1], 2 * z_channels if double_z else z_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -220,6 +230,7 @@ class Decoder(nn.Module):
         tanh_out: bool = False,
         use_linear_attn: bool = False,
         attn_type: str = "vanilla",
+        num_groups: int = 32,
     ):
         super().__init__()
         _check_attention(attn_type, use_linear_attn)
@@ -227,16 +238,16 @@ class Decoder(nn.Module):
         self.tanh_out = tanh_out
         widths = [ch * mult for mult in ch_mult]
         self.conv_in = nn.Conv2d(z_channels, widths[-1], 3, padding=1)
-        self.mid = _Middle(widths[-1], dropout)
+        self.mid = _Middle(widths[-1], dropout, num_groups)
         self.up = nn.ModuleList()
         for level, width in enumerate(widths):
             width_below = widths[min(level + 1, len(widths) - 1)]
             with_attention = resolution // 2**level in attn_resolutions
-            up = _level(width_below, width, num_res_blocks + 1, with_attention, dropout)
+            up = _level(width_below, width, num_res_blocks + 1, with_attention, dropout, num_groups)
             if level > 0:
                 up.upsample = Upsample(width, resamp_with_conv)
             self.up.append(up)
-        self.norm_out = Normalize(widths[0])
+        self.norm_out = Normalize(widths[0], num_groups)
         self.conv_out = nn.Conv2d(widths[0], out_ch, 3, padding=1)
 
     @property
