@@ -334,9 +334,12 @@ class ControlLDM(LatentDiffusion):
         return {"c_concat": cond["c_concat"], "c_crossattn": [self.get_unconditional_conditioning(rows)]}
 
     def trained_modules(self) -> list[nn.Module]:
-        """What `configure_optimizers` trains: the control copy, and where SD is not locked the UNet's decoder."""
+        """What `configure_optimizers` trains: the control copy, the UNet's decoder where SD is not locked, and the text
+        encoder where it is trainable."""
         unet = self.model.diffusion_model
-        return [self.control_model] + ([] if self.sd_locked else [unet.output_blocks, unet.out])
+        decoder = [] if self.sd_locked else [unet.output_blocks, unet.out]
+        text = [self.cond_stage_model] if self.cond_stage_trainable else []
+        return [self.control_model, *decoder, *text]
 
     def freeze_untrained(self) -> None:
         super().freeze_untrained()

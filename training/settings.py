@@ -33,6 +33,7 @@ class Settings:
     model: str = _setting("models/cldm_v15.yaml", "model definition: of a ControlLDM, LatentDiffusion or AutoencoderKL")
     base: str | None = _setting(None, "weights to start from; without, they are random")
     sd_locked: bool = _setting(True, "train the control copy alone, not the UNet's decoder")
+    train_text: bool = _setting(False, "train the text encoder along, where the model's YAML does not do so anyway")
     only_mid_control: bool = _setting(False, "steer the middle block only: cheaper, for a first try")
     # Data
     data: str = _setting("training/fill50k", "folder with prompt.json or metadata.jsonl, or YAML of a data set")

@@ -253,7 +253,7 @@ def test_what_comes_after_a_result(tab):
     tab.wait_for_function(f"document.querySelector('#compare').innerHTML.includes({plain!r}) === false")
     tab.locator("#use-seed").click()
     tab.locator("#advanced > button").click()
-    tab.wait_for_function(f"document.querySelector('#seed input[type=number]').value === '{seed}'")
+    tab.wait_for_function(f"document.querySelector('#seed input[type=number]')?.value === '{seed}'")
     tab.locator("#use-picture").click()
     tab.wait_for_selector("#editor [data-state=empty]")
 

@@ -198,6 +198,18 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
     assert train(settings).global_step == 5
 
 
+def test_text_encoder_learns_along_where_that_is_wanted(tmp_path: Path) -> None:
+    prefix = "cond_stage_model."
+    for wanted in (False, True):
+        start = make_model(tiny_settings(tmp_path, train_text=wanted)).state_dict()
+        output = str(tmp_path / str(wanted))
+        trained = train(tiny_settings(tmp_path, train_text=wanted, output=output, max_steps=2, learning_rate=1e-2))
+        moved = [key for key, value in trained.lightning_module.state_dict().items() if not torch.equal(value, start[key])]
+        assert any(key.startswith(prefix) for key in moved) == wanted
+    with pytest.raises(ValueError, match="no text encoder"):
+        make_model(tiny_settings(tmp_path, train_text=True, model="models/tiny/autoencoder_tiny.yaml"))
+
+
 @pytest.mark.parametrize("locked", [True, False])
 def test_gradients_do_not_depend_on_checkpointing(tmp_path: Path, fill_by_recipe: Callable, locked: bool) -> None:
     settings = tiny_settings(tmp_path, sd_locked=locked)

@@ -95,6 +95,11 @@ class LatentDiffusion(DDPM):
     def trained_modules(self) -> list[nn.Module]:
         return [self.model] + ([self.cond_stage_model] if self.cond_stage_trainable else [])
 
+    def unfreeze_text_encoder(self) -> None:
+        """Train the text encoder too from now on, whatever the configuration said."""
+        self.cond_stage_trainable = True
+        self.cond_stage_model.unfreeze()
+
     # ---- stages
 
     @torch.no_grad()

@@ -70,6 +70,11 @@ class AbstractEncoder(nn.Module):
         self.frozen = True
         self.eval().requires_grad_(False)
 
+    def unfreeze(self) -> None:
+        """Take gradients again."""
+        self.frozen = False
+        self.requires_grad_(True)
+
     def train(self, mode: bool = True) -> AbstractEncoder:
         """As usual, but a frozen encoder stays in eval mode."""
         return super().train(mode and not self.frozen)
