@@ -95,8 +95,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize(matrix: Tensor) -> Tensor:
     """``[M, N] -> [M, N]`` with the same singular vectors and all singular values near 1 (0.7 to 1.2).
 
-    Newton-Schulz: ``x <- (a + b g + c g g) x`` with ``g = x x^T``. The factors are collected and ``g`` is carried along,
-    both square in the shorter side, so that a kernel's long side is passed over twice and not ten times.
+    Newton-Schulz: ``x <- (a + b g + c g g) x`` with ``g = x x^T``. The factors are collected and ``g`` is carried
+    along, both square in the shorter side, so that a kernel's long side is passed over twice and not ten times.
     """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = wide / (wide.norm() + 1e-7)
