@@ -7,7 +7,7 @@ compared. A score of the detector itself, on pictures that were drawn, says what
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,11 +168,24 @@ def vae_psnr(model: ControlLDM, cases: Sequence[Case]) -> float:
     return float(score.compute())
 
 
-def follows_prompt(picture: np.ndarray, case: Case) -> bool | None:
-    """Whether a picture agrees with its prompt in all that the prompt names and the judge can tell; None if nothing."""
+def agreement(picture: np.ndarray, case: Case) -> dict[str, bool]:
+    """Whether a picture agrees with its prompt, for each of ``time``, ``season``, ``house``, ``car`` and ``boat`` that
+    the prompt names and the judge can tell."""
     seen = judge(picture, case.labels)
     asked = {name: value for name, value in named_in(case.prompt).items() if seen[name] is not None}
-    return all(seen[name] == value for name, value in asked.items()) if asked else None
+    return {name: seen[name] == value for name, value in asked.items()}
+
+
+def prompt_scores(answers: Sequence[Mapping[str, bool]]) -> dict[str, Any]:
+    """``prompt_accuracy``, the share of pictures that agree in all of `agreement` (None if no prompt names anything),
+    and the shares of each aspect as ``prompt_accuracy_of``."""
+    told = [all(answer.values()) for answer in answers if answer]
+    aspects = sorted({name for answer in answers for name in answer})
+    shares = {name: [answer[name] for answer in answers if name in answer] for name in aspects}
+    return {
+        "prompt_accuracy": sum(told) / len(told) if told else None,
+        "prompt_accuracy_of": {name: round(sum(share) / len(share), 4) for name, share in shares.items()},
+    }
 
 
 def seconds_per_image(model: ControlLDM, case: Case, sampling: Sampling) -> float:
@@ -208,9 +221,8 @@ def evaluate(
         progress: show progress bars.
 
     Returns:
-        A report with ``detector_miou``, ``control_miou``, ``control_ratio``, ``uncontrolled_miou``,
-        ``prompt_accuracy`` (None if no prompt names anything), ``vae_psnr`` in dB and ``seconds_per_image``, besides
-        the scores of single classes.
+        A report with ``detector_miou``, ``control_miou``, ``control_ratio``, ``uncontrolled_miou``, `prompt_scores`,
+        ``vae_psnr`` in dB and ``seconds_per_image``, besides the scores of single classes.
 
     Raises:
         ValueError: no cases.
@@ -219,19 +231,18 @@ def evaluate(
         raise ValueError("There is nothing to evaluate: no cases.")
     report = Report(detector_score(detector, cases))
     scores = report.scores
-    controlled, free, follows = MeanIoU(), MeanIoU(), []
+    controlled, free, agreements = MeanIoU(), MeanIoU(), []
     for index, picture in generate_all(model, cases, sampling, 1.0, progress):
         controlled.update(detector.labels(picture), cases[index].labels)
-        follows.append(follows_prompt(picture, cases[index]))
+        agreements.append(agreement(picture, cases[index]))
         if index < keep:
             report.generated[index] = picture
     for index, picture in generate_all(model, cases, sampling, 0.0, progress):
         free.update(detector.labels(picture), cases[index].labels)
-    told = [answer for answer in follows if answer is not None]
     scores["control_miou"] = float(controlled.compute())
     scores["control_ratio"] = scores["control_miou"] / max(scores["detector_miou"], 1e-9)
     scores["uncontrolled_miou"] = float(free.compute())
-    scores["prompt_accuracy"] = sum(told) / len(told) if told else None
+    scores |= prompt_scores(agreements)
     scores["vae_psnr"] = vae_psnr(model, cases)
     scores["seconds_per_image"] = seconds_per_image(model, cases[0], sampling)
     scores["control_iou"] = by_name(controlled)
