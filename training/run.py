@@ -53,10 +53,9 @@ def make_model(settings: Settings) -> pl.LightningModule:
         model.sd_locked = settings.sd_locked
         model.only_mid_control = settings.only_mid_control
     if settings.train_text:
-        if not hasattr(model, "unfreeze_text_encoder"):
+        if getattr(model, "cond_stage_model", None) is None:
             raise ValueError(f"train_text: {settings.model} has no text encoder; leave it out.")
         model.unfreeze_text_encoder()
-        model.train(model.training)
     if settings.warmup_steps or settings.cosine_decay:
         decay_steps = settings.max_steps if settings.cosine_decay else 0
         schedule = {"warmup_steps": settings.warmup_steps, "decay_steps": decay_steps}

@@ -306,15 +306,23 @@ def test_the_shipped_detector_reads_scenes_it_never_saw():
     assert evaluation.detector_score(detector, draw_cases(40, HELD_OUT_SEED + 5000, 256))["detector_miou"] > 0.8
 
 
-def test_the_shipped_model_follows_map_and_prompt():
+@pytest.fixture(scope="module")
+def shipped_scores():
     from cldm.registry import find_model, load_generator
 
     loaded = load_generator(find_model("tiny"), "cpu")
-    report = evaluate(
-        loaded.model, loaded.detector, draw_cases(8, HELD_OUT_SEED + 6000, 256), Sampling(), progress=False
-    )
-    assert report.scores["control_ratio"] > 0.7
-    assert report.scores["uncontrolled_miou"] < 0.35 * report.scores["control_miou"]
-    told = report.scores["prompt_accuracy_of"]
-    assert told["time"] > 0.7 and told["season"] > 0.7  # colours of single things are not learned yet
-    assert report.scores["vae_psnr"] > 28
+    cases = draw_cases(8, HELD_OUT_SEED + 6000, 256)
+    return evaluate(loaded.model, loaded.detector, cases, Sampling(), progress=False).scores
+
+
+def test_the_shipped_model_follows_map_and_prompt(shipped_scores):
+    assert shipped_scores["control_ratio"] > 0.75
+    assert shipped_scores["uncontrolled_miou"] < 0.35 * shipped_scores["control_miou"]
+    told = shipped_scores["prompt_accuracy_of"]
+    assert told["time"] > 0.7 and told["season"] > 0.7
+    assert shipped_scores["vae_psnr"] > 28
+
+
+@pytest.mark.xfail(strict=True, reason="the shipped model has not learned colours of houses, cars and boats")
+def test_the_shipped_model_follows_all_of_the_prompt(shipped_scores):
+    assert shipped_scores["prompt_accuracy"] > 0.6

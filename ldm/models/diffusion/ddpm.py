@@ -99,6 +99,7 @@ class LatentDiffusion(DDPM):
         """Train the text encoder too from now on, whatever the configuration said."""
         self.cond_stage_trainable = True
         self.cond_stage_model.unfreeze()
+        self.train(self.training)
 
     # ---- stages
 
