@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cldm.areas import area_weights
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.image_log import log_latent_images
 from ldm.modules.diffusionmodules.openaimodel import (
@@ -197,6 +198,7 @@ class ControlLDM(LatentDiffusion):
         control_scales: a factor for each of the control copy's outputs (13 for Stable Diffusion). A condition may carry
             its own under the key "control_scales", which two requests on one model need.
         sd_locked: train the control copy alone; False trains the UNet's decoder too.
+        area_balance: above 0, small areas of the hint count for more in the loss; see `area_weights`.
     """
 
     def __init__(
@@ -213,6 +215,7 @@ class ControlLDM(LatentDiffusion):
         self.only_mid_control = only_mid_control
         self.control_scales = [1.0] * (len(self.control_model.zero_convs) + 1)
         self.sd_locked = True
+        self.area_balance = 0.0
 
     @torch.no_grad()
     def get_input(
@@ -274,6 +277,11 @@ class ControlLDM(LatentDiffusion):
         if cond.get("c_concat") is None or "hint_embedding" in cond:
             return cond
         return {**cond, "hint_embedding": self.control_model.embed_hint(torch.cat(list(cond["c_concat"]), dim=1))}
+
+    def place_weights(self, cond: Mapping[str, Any]) -> torch.Tensor | None:
+        if not self.area_balance or cond.get("c_concat") is None:
+            return None
+        return area_weights(torch.cat(list(cond["c_concat"]), dim=1), self.area_balance)
 
     @torch.no_grad()
     def log_images(

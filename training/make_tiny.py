@@ -9,11 +9,12 @@ import argparse
 import dataclasses
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from annotator.util import annotator_ckpts_path
 from cldm.convert_files import add_control_to_file
@@ -24,11 +25,13 @@ from training.run import train
 from training.settings import Settings
 from training.storybook import write_dataset
 from training.train_detector import train_detector
+from training.train_text import train_text
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "models" / "tiny"
 CONFIGS = ROOT / "configs" / "train"
 SCENES = 3200  # that the UNet and its control copy learn from, encoded once
+MORE_SCENES = 6400  # of the last rounds, with those among them
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ def train_step(name: str, output: Path, length: float, changes: dict[str, Any]) 
     for path in ("model", "data"):
         changes.setdefault(path, str(ROOT / getattr(settings, path)))
     if settings.cache_latents:
-        changes |= {"data": str(output / "storybook"), "cache": str(output / "storybook_cache")}
+        changes |= {"data": str(output / Path(settings.data).name), "cache": str(output / "storybook_cache")}
     steps = max(2, round(settings.max_steps * length))
     warmup = min(round(settings.warmup_steps * length), steps - 1)
     settings = dataclasses.replace(settings, output=str(output / name), max_steps=steps, warmup_steps=warmup, **changes)
@@ -73,18 +76,27 @@ def make_tiny(output: Path, models: Path = MODELS, detectors: Path = Path(annota
     autoencoder = MODELS / "autoencoder_tiny.yaml"
     scenes = max(8, min(200, round(200 * length)))
     _once(normal, lambda: normalize_file(autoencoder, vae, normal, scenes))
-    world = output / "storybook"
     workers = max(1, changes.get("workers", 1))
-    _once(world / "prompt.json", lambda: write_dataset(world, max(8, round(SCENES * length)), workers=workers))
+    _draw(output / "storybook", SCENES * length, workers)
+    _draw(output / "storybook_things", MORE_SCENES * length, workers, close_ups="only")
+    _draw(output / "storybook_mixed", MORE_SCENES * length, workers, close_ups="too")
     uncontrolled = {**changes, "model": str(_with_vae(output, normal))}
     crops = train_step("tiny_base_crops", output, length, uncontrolled)
     base = train_step("tiny_base", output, length, {**uncontrolled, "base": str(crops)})
     start = output / "tiny_ini.safetensors"
     _once(start, lambda: add_control_to_file(base, start, MODELS / "cldm_tiny.yaml"))
     control = train_step("tiny_control", output, length, {**changes, "base": str(start)})
-    for path in export(control, models / "control_tiny_seg.safetensors"):
+    taught = _teach_words(output / "tiny_text", control, length, changes)
+    things = train_step("tiny_things", output, length, {**changes, "base": str(taught)})
+    coloured = train_step("tiny_colours", output, length, {**changes, "base": str(things)})
+    for path in export(coloured, models / "control_tiny_seg.safetensors"):
         logger.info("wrote %s", path)
     _make_detector(output / "tiny_detector", detectors, length, changes)
+
+
+def _draw(folder: Path, count: float, workers: int, close_ups: str = "none") -> None:
+    write = partial(write_dataset, folder, max(8, round(count)), workers=workers, close_ups=close_ups)
+    _once(folder / "prompt.json", write)
 
 
 def _with_vae(output: Path, weights: Path) -> Path:
@@ -96,17 +108,27 @@ def _with_vae(output: Path, weights: Path) -> Path:
     return path
 
 
+def _teach_words(folder: Path, base: Path, length: float, changes: dict[str, Any]) -> Path:
+    settings = _with_changes("tiny_text", length, {**changes, "base": str(base)}, "model")
+    _train_to_the_end(partial(train_text, settings, folder), folder / "last.ckpt", settings.max_steps)
+    return folder / "model.safetensors"
+
+
 def _make_detector(folder: Path, detectors: Path, length: float, changes: dict[str, Any]) -> None:
-    settings = OmegaConf.load(CONFIGS / "tiny_detector.yaml")
-    shared = {name: value for name, value in changes.items() if name in settings}
-    steps = max(2, round(settings.max_steps * length))
-    network = {"network": str(ROOT / settings.network), "max_steps": steps}
-    settings = OmegaConf.merge(settings, network, shared)
-    _train_to_the_end(lambda resume: train_detector(settings, folder, resume), folder / "last.ckpt", steps)
+    settings = _with_changes("tiny_detector", length, changes, "network")
+    _train_to_the_end(partial(train_detector, settings, folder), folder / "last.ckpt", settings.max_steps)
     weights = folder / "upernet_tiny.safetensors"
     with atomic_write(detectors / weights.name) as target:
         target.write_bytes(weights.read_bytes())
     logger.info("wrote %s", detectors / weights.name)
+
+
+def _with_changes(name: str, length: float, changes: dict[str, Any], path: str) -> DictConfig:
+    """Settings of a script of its own, with those changes that it has, and what ``path`` names found from anywhere."""
+    settings = OmegaConf.load(CONFIGS / f"{name}.yaml")
+    settings = OmegaConf.merge(settings, {key: value for key, value in changes.items() if key in settings})
+    steps = max(2, round(settings.max_steps * length))
+    return OmegaConf.merge(settings, {path: str(ROOT / settings[path]), "max_steps": steps})
 
 
 def _train_to_the_end(work: Callable[[str | None], object], checkpoint: Path, steps: int) -> None:

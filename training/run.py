@@ -49,8 +49,11 @@ def make_model(settings: Settings) -> pl.LightningModule:
     model.learning_rate = settings.learning_rate
     if settings.optimizer == "muon":
         model.make_optimizer = Muon
+    if settings.first_time_step:
+        limit_time_steps(model, settings.first_time_step)
     if has_control(model):
         model.sd_locked = settings.sd_locked
+        model.area_balance = settings.area_balance
         model.only_mid_control = settings.only_mid_control
     if settings.train_text:
         if getattr(model, "cond_stage_model", None) is None:
@@ -65,6 +68,18 @@ def make_model(settings: Settings) -> pl.LightningModule:
     set_checkpointing(model, settings.checkpointing)
     model.strict_loading = settings.save == "whole"
     return model
+
+
+def limit_time_steps(model: nn.Module, first: int) -> None:
+    """Train a diffusion model on time steps from ``first`` on only.
+
+    Raises:
+        ValueError: the model has no such step.
+    """
+    steps = getattr(model, "num_timesteps", 0)
+    if first >= steps:
+        raise ValueError(f"first_time_step is {first}, and the model has {steps} time steps; give a smaller one.")
+    model.first_time_step = first
 
 
 def has_control(model: nn.Module) -> bool:

@@ -34,6 +34,7 @@ class Settings:
     base: str | None = _setting(None, "weights to start from; without, they are random")
     sd_locked: bool = _setting(True, "train the control copy alone, not the UNet's decoder")
     train_text: bool = _setting(False, "train the text encoder along, where the model's YAML does not do so anyway")
+    area_balance: float = _setting(0.0, "weigh places in the loss by (area of their class)^-this; for maps as hints")
     only_mid_control: bool = _setting(False, "steer the middle block only: cheaper, for a first try")
     # Data
     data: str = _setting("training/fill50k", "folder with prompt.json or metadata.jsonl, or YAML of a data set")
@@ -50,6 +51,7 @@ class Settings:
     cache: str | None = _setting(None, "folder of what is encoded, which runs may share; without, OUTPUT/cache")
     latent_crop: int | None = _setting(None, "side of random crops of cached latents: cheap steps, to begin with")
     # Optimization
+    first_time_step: int = _setting(0, "train the time steps from this one on: noisy ones decide layout and colours")
     batch_size: int = _setting(4, "items per device and batch")
     accumulate: int = _setting(1, "batches per optimizer step")
     optimizer: str = _setting("adamw", "muon learns small networks from nothing in fewer steps", OPTIMIZERS)
@@ -91,6 +93,10 @@ class Settings:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.latent_crop is not None and (self.latent_crop < 1 or not self.cache_latents):
             raise ValueError(f"latent_crop must be at least 1 and needs cache_latents, got {self.latent_crop}.")
+        if self.first_time_step < 0:
+            raise ValueError(f"first_time_step must be 0 or more, got {self.first_time_step}.")
+        if not 0 <= self.area_balance <= 1:
+            raise ValueError(f"area_balance must be from 0 (none) to 1 (all classes alike), got {self.area_balance}.")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}.")
         if self.cosine_decay and self.max_steps < 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,10 +23,10 @@ from tqdm import tqdm
 from annotator.ade20k import colorize
 from training.scenes.judge import can_tell
 from training.scenes.labels import Label
-from training.scenes.layout import compose
+from training.scenes.layout import Thing, compose
 from training.scenes.looks import Look, random_look
 from training.scenes.painter import paint
-from training.scenes.prompts import NOUNS, describe
+from training.scenes.prompts import COLOURED, NOUNS, describe, named_in
 
 _KIND_LABELS = {
     "sheep": Label.ANIMAL, "cow": Label.ANIMAL, "pine": Label.TREE, "road_away": Label.ROAD, "car_behind": Label.CAR,
@@ -34,6 +34,7 @@ _KIND_LABELS = {
 _SPOKEN = {"pine": "tree", "road_away": "road", "car_behind": "car"}
 
 
+CLOSE_UPS = ("none", "only", "too")
 HELD_OUT_SEED = 1_000_000_000
 """Scenes from this seed on are for evaluation: no training step draws them."""
 
@@ -75,11 +76,29 @@ def draw_scene(seed: int, size: int = 256, *, look: Look | None = None) -> Scene
     look = look or random_look(np.random.default_rng((seed, 1)))
     picture, labels = paint(things, look, size)
     attributes = _attributes(look, labels)
+    prompt = describe(np.random.default_rng((seed, 2)), place, _counts(things, labels), attributes)
+    return Scene(picture, labels, prompt, attributes)
+
+
+def draw_prompts(seed: int, count: int) -> list[str]:
+    """``count`` prompts for the layout that a seed stands for, each with a look and a wording of its own."""
+    place, things = compose(np.random.default_rng((seed, 0)))
+    prompts = []
+    for variant in range(count):
+        random = np.random.default_rng((seed, 3, variant))
+        look = random_look(random)
+        if not variant:
+            _, labels = paint(things, look, 64)  # the look does not change the map
+            counts = _counts(things, labels)
+        prompts.append(describe(random, place, counts, _attributes(look, labels)))
+    return prompts
+
+
+def _counts(things: Sequence[Thing], labels: np.ndarray) -> dict[str, int]:
+    """How many of each kind there are, of those that are large enough to be spoken of."""
     share = np.bincount(labels.ravel(), minlength=256) / labels.size
     counts = Counter(_SPOKEN.get(thing.kind, thing.kind) for thing in things)
-    counts = {kind: count for kind, count in counts.items() if kind in NOUNS and share[_label_of(kind)] > 0.004}
-    prompt = describe(np.random.default_rng((seed, 2)), place, counts, attributes)
-    return Scene(picture, labels, prompt, attributes)
+    return {kind: count for kind, count in counts.items() if kind in NOUNS and share[_label_of(kind)] > 0.004}
 
 
 def _label_of(kind: str) -> Label:
@@ -167,15 +186,23 @@ class StorybookDataset:
         return item
 
 
-def write_dataset(folder: Path, count: int, seed: int = 0, size: int = 256, workers: int = 1) -> None:
-    """Write scenes ``seed`` to ``seed + count - 1`` as ``source/`` (maps), ``target/`` (pictures) and ``prompt.json``.
+def write_dataset(
+    folder: Path, count: int, seed: int = 0, size: int = 256, workers: int = 1, close_ups: str = "none"
+) -> None:
+    """Write scenes ``seed`` to ``seed + count - 1``: ``source/`` (maps), ``target/`` (pictures) and ``prompt.json``.
+
+    Close-ups are windows of half the side around each house, car and boat whose colour the prompt names. From them a
+    network learns these colours sooner: in a whole scene they are a small part of the loss. ``close_ups`` is "none";
+    "only", in place of the scenes; or "too", each scene's after it.
 
     The same seeds give the same bytes, whatever the number of workers. ``prompt.json`` is written last, so a folder
     that was left half-way is not taken for a data set.
 
     Raises:
-        ValueError: if the folder holds a ``prompt.json`` already, or ``count`` or ``workers`` is below 1.
+        ValueError: the folder holds a ``prompt.json``; ``count``, ``workers`` or ``close_ups`` is none that there is.
     """
+    if close_ups not in CLOSE_UPS:
+        raise ValueError(f"close_ups is {close_ups!r}; one of {', '.join(CLOSE_UPS)} is wanted.")
     if count < 1 or workers < 1:
         raise ValueError(f"count is {count} and workers {workers}; 1 or more are wanted.")
     index = folder / "prompt.json"
@@ -183,7 +210,7 @@ def write_dataset(folder: Path, count: int, seed: int = 0, size: int = 256, work
         raise ValueError(f"{index} exists already; choose another folder or remove that one.")
     for name in ("source", "target"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    draw = partial(_write_scene, folder, size)
+    draw = partial(_write_scene, folder, size, close_ups)
     seeds = range(seed, seed + count)
     if workers == 1:
         lines = _with_progress(map(draw, seeds), count)
@@ -200,14 +227,37 @@ def _with_progress(lines: Iterable[str], count: int) -> list[str]:
     return list(tqdm(lines, total=count, unit="scene"))
 
 
-def _write_scene(folder: Path, size: int, seed: int) -> str:
+def _write_scene(folder: Path, size: int, close_ups: str, seed: int) -> str:
+    """Returns the lines for ``prompt.json``."""
     scene = draw_scene(seed, size)
-    row = {"source": f"source/{seed}.png", "target": f"target/{seed}.png", "prompt": scene.prompt}
-    for name, picture in (("source", colorize(scene.labels)), ("target", scene.picture)):
-        path = folder / row[name]
-        if not cv2.imwrite(str(path), picture[..., ::-1]):
-            raise OSError(f"{path} could not be written.")
-    return json.dumps(row) + "\n"
+    windows = {} if close_ups == "only" else {"": (slice(None), slice(None))}
+    if close_ups != "none":
+        windows |= _close_ups(scene, seed)
+    lines = []
+    for suffix, window in windows.items():
+        name = f"{seed}{suffix}.png"
+        for kind, picture in (("source", colorize(scene.labels)), ("target", scene.picture)):
+            path = folder / kind / name
+            if not cv2.imwrite(str(path), picture[window][..., ::-1]):
+                raise OSError(f"{path} could not be written.")
+        lines.append(json.dumps({"source": f"source/{name}", "target": f"target/{name}", "prompt": scene.prompt}))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _close_ups(scene: Scene, seed: int) -> dict[str, tuple[slice, slice]]:
+    """A window around each coloured thing that the prompt names, by a suffix for its file; not quite in the middle."""
+    side = len(scene.labels) // 2
+    random = np.random.default_rng((seed, 4))
+    named = named_in(scene.prompt)
+    windows = {}
+    for kind in COLOURED:
+        if kind in named and scene.attributes[kind]:
+            _, _, boxes, centres = cv2.connectedComponentsWithStats((scene.labels == _label_of(kind)).astype(np.uint8))
+            centre = centres[1 + boxes[1:, cv2.CC_STAT_AREA].argmax()]  # (x, y) of the largest; 0 is the background
+            corner = centre - side / 2 + random.uniform(-side / 6, side / 6, 2)
+            left, top = np.clip(corner.round().astype(int), 0, len(scene.labels) - side).tolist()
+            windows[f"_{kind}"] = (slice(top, top + side), slice(left, left + side))
+    return windows
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -219,10 +269,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=1000, help="number of scenes (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first scene (default 0)")
     parser.add_argument("--size", type=int, default=256, help="side of a picture in pixels (default 256)")
+    parser.add_argument("--close-ups", choices=CLOSE_UPS, default="none", help="windows around what has a colour")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     options = parser.parse_args(arguments)
     try:
-        write_dataset(options.folder, options.count, options.seed, options.size, options.workers)
+        write_dataset(options.folder, options.count, options.seed, options.size, options.workers, options.close_ups)
     except ValueError as error:
         parser.error(str(error))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,14 @@ import pytest
 import torch
 from tiny_training import UNET, VAE, control_model, metrics, tiny_settings, write_model
 
+from cldm.areas import area_weights
 from ldm.models.autoencoder import AutoencoderKL
+from ldm.models.diffusion.sample_noise import SampleNoise
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from training.losses import ReconstructionKLLoss
-from training.run import train
+from training.run import make_model, train
 from training.schedules import WarmupSchedule
+from training.settings import Settings
 
 LOSS = {"target": "training.losses.ReconstructionKLLoss", "params": {"kl_weight": 1e-6, "edge_weight": 0.5}}
 
@@ -105,3 +109,63 @@ def test_latent_diffusion_learns(tmp_path: Path, train_text: bool) -> None:
         settings.output, settings.cache_latents = str(tmp_path / "cached"), True
         train(settings)  # the pictures are cached, the prompts are encoded anew
         np.testing.assert_allclose(metrics(settings, "train/loss"), losses, rtol=1e-4)
+
+
+def test_small_areas_weigh_more_and_all_together_weigh_one() -> None:
+    hint = torch.zeros(2, 3, 64, 64)
+    hint[0, :, :16, :16] = torch.tensor([1.0, 0.5, 0.2])[:, None, None]  # a sixteenth of the first map
+    hint[1, 0, :32] = 1.0
+    weights = area_weights(hint, 0.5)
+    assert weights.shape == (2, 1, 8, 8)
+    torch.testing.assert_close(weights.mean(dim=(1, 2, 3)), torch.ones(2))
+    small, large = weights[0, 0, 0, 0], weights[0, 0, -1, -1]
+    torch.testing.assert_close(small / large, torch.tensor(15.0) ** 0.5)
+    torch.testing.assert_close(weights[1], torch.ones(1, 8, 8))
+    sums = area_weights(hint, 1.0)[0, 0]
+    torch.testing.assert_close(sums[:2, :2].sum(), sums.sum() / 2)  # power 1: either colour has a half
+
+
+def test_a_photo_is_no_map() -> None:
+    with pytest.raises(ValueError, match=r"A hint has \d+ colours"):
+        area_weights(torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)), 0.5)
+
+
+def test_the_balance_changes_the_loss_and_not_what_is_reported(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_steps=1)
+    plain, balanced = (make_model(replace(settings, area_balance=power)).train() for power in (0.0, 0.5))
+    hint = torch.zeros(2, 64, 64, 3)
+    hint[:, :16, :16] = 1.0
+    batch = {"jpg": torch.rand(2, 64, 64, 3) * 2 - 1, "hint": hint, "txt": ["a", "b"], "noise_seed": torch.arange(2)}
+    (loss, log), (other_loss, other_log) = plain.shared_step(batch), balanced.shared_step(batch)
+    assert log["train/loss_simple"] == other_log["train/loss_simple"]
+    assert loss != other_loss
+    latent, cond = plain.get_input(batch, "jpg")
+    errors = torch.linspace(0, 1, latent.numel()).view_as(latent)
+    balanced.apply_model = lambda *_: errors
+    balanced.loss_target = lambda *_: torch.zeros_like(errors)
+    loss, _ = balanced.p_losses(latent, cond, torch.zeros(2, dtype=torch.long))
+    torch.testing.assert_close(loss, (errors**2 * area_weights(hint.permute(0, 3, 1, 2), 0.5)).mean())
+
+
+def test_a_balance_beyond_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="area_balance must be from 0"):
+        Settings(area_balance=1.5)
+
+
+def test_only_noisy_time_steps_are_trained_where_that_is_asked_for(tmp_path: Path) -> None:
+    model = make_model(tiny_settings(tmp_path, first_time_step=900))
+    seen = []
+    model.p_losses = lambda x, c, t, noise=None: seen.append(t)
+    model(torch.zeros(400, 4, 8, 8))
+    model(torch.zeros(400, 4, 8, 8), random=SampleNoise(range(400)))
+    for t in seen:
+        assert t.min() >= 900
+        assert t.max() < 1000
+        assert len(t.unique()) > 80
+
+
+def test_a_first_time_step_beyond_the_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="first_time_step is 1000, and the model has 1000 time steps"):
+        make_model(tiny_settings(tmp_path, first_time_step=1000))
+    with pytest.raises(ValueError, match="first_time_step must be 0 or more, got -1"):
+        Settings(first_time_step=-1)

@@ -29,7 +29,7 @@ from training.scenes.looks import (
     Look,
     random_look,
 )
-from training.scenes.prompts import named_in
+from training.scenes.prompts import COLOURED, named_in
 from training.storybook import HELD_OUT_SEED, StorybookDataset, draw_scene, main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -243,3 +243,35 @@ def test_a_written_data_set_does_not_depend_on_the_workers_and_can_be_read(tmp_p
         main([str(tmp_path / "1"), "--count", "1"])
     assert "exists already" in capsys.readouterr().err
     assert len(json.loads((tmp_path / "1" / "prompt.json").read_text().splitlines()[0])) == 3
+
+
+def test_close_ups_show_the_things_whose_colour_the_prompt_names(tmp_path, capsys):
+    main([str(tmp_path / "things"), "--count", "12", "--close-ups", "only", "--workers", "1"])
+    rows = [json.loads(line) for line in (tmp_path / "things" / "prompt.json").read_text().splitlines()]
+    named = [(seed, kind) for seed in range(12) for kind in COLOURED if kind in named_in(draw_scene(seed).prompt)]
+    assert [row["target"] for row in rows] == [f"target/{seed}_{kind}.png" for seed, kind in named]
+    assert len(named) > 4
+    for (seed, kind), row in zip(named, rows, strict=True):
+        picture, hint = (cv2.imread(str(tmp_path / "things" / row[key]))[..., ::-1] for key in ("target", "source"))
+        scene = draw_scene(seed)
+        assert picture.shape == hint.shape == (128, 128, 3)
+        assert row["prompt"] == scene.prompt
+        assert _is_within(picture, scene.picture)
+        middle = hint[20:108, 20:108].reshape(-1, 3)
+        assert (middle == colorize(np.uint8([[Label[kind.upper()]]]))[0, 0]).all(1).mean() > 0.02
+    main([str(tmp_path / "both"), "--count", "12", "--close-ups", "too", "--workers", "1"])
+    both = [json.loads(line)["target"] for line in (tmp_path / "both" / "prompt.json").read_text().splitlines()]
+    whole = [f"target/{seed}.png" for seed in range(12)]
+    assert both == sorted([*whole, *(row["target"] for row in rows)], key=lambda name: _order(name))
+    for row in rows:
+        assert (tmp_path / "both" / row["target"]).read_bytes() == (tmp_path / "things" / row["target"]).read_bytes()
+
+
+def _order(name):
+    seed, *kind = Path(name).stem.split("_")
+    return int(seed), COLOURED.index(kind[0]) if kind else -1
+
+
+def _is_within(part, whole):
+    distance = cv2.matchTemplate(np.ascontiguousarray(whole), np.ascontiguousarray(part), cv2.TM_SQDIFF)
+    return distance.min() < 1e-6 * distance.max()

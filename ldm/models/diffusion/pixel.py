@@ -139,6 +139,7 @@ class DDPM(GaussianProcess, pl.LightningModule):
         self.l_simple_weight = l_simple_weight
         self.v_posterior = v_posterior
         self.min_snr_gamma = min_snr_gamma
+        self.first_time_step = 0
         self.scheduler_config = scheduler_config
         self.make_optimizer: OptimizerFactory | None = None
         self.learn_logvar = learn_logvar
@@ -202,6 +203,10 @@ class DDPM(GaussianProcess, pl.LightningModule):
             return x_start
         return self.get_v(x_start, noise, t) if self.parameterization == "v" else noise
 
+    def place_weights(self, cond: Any) -> torch.Tensor | None:
+        """Weights ``[B, 1, H, W]`` of the places of a sample in the loss, 1 on average; None where all count alike."""
+        return None
+
     def p_losses(
         self, x_start: torch.Tensor, cond: Any, t: torch.Tensor, noise: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -216,12 +221,15 @@ class DDPM(GaussianProcess, pl.LightningModule):
         noise = default(noise, lambda: torch.randn_like(x_start))
         model_output = self.apply_model(self.q_sample(x_start, t, noise), t, cond)
         target = self.loss_target(x_start, t, noise)
-        per_sample = self.get_loss(model_output, target, mean=False).mean(dim=(1, 2, 3))  # [B]
+        errors = self.get_loss(model_output, target, mean=False)  # [B, C, H, W]
+        per_sample = errors.mean(dim=(1, 2, 3))  # [B]
 
         stage = "train" if self.training else "val"
         log = {f"{stage}/loss_simple": per_sample.mean()}
         logvar = self.logvar[t]
-        loss = per_sample if self.min_snr_gamma is None else per_sample * self.min_snr_weight(t, self.min_snr_gamma)
+        places = self.place_weights(cond)
+        loss = per_sample if places is None else (errors * places).mean(dim=(1, 2, 3))
+        loss = loss if self.min_snr_gamma is None else loss * self.min_snr_weight(t, self.min_snr_gamma)
         loss = loss / torch.exp(logvar) + logvar
         if self.learn_logvar:
             log[f"{stage}/loss_gamma"] = loss.mean()
@@ -235,11 +243,12 @@ class DDPM(GaussianProcess, pl.LightningModule):
     def forward(
         self, x: torch.Tensor, c: Any = None, random: SampleNoise | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """`p_losses` at random time steps, drawn from ``random`` or from torch's global stream."""
+        """`p_losses` at random time steps from ``first_time_step`` on, drawn from ``random`` or torch's own."""
         if random is not None:
-            t = random.time_steps(self.num_timesteps, self.device)
+            count = self.num_timesteps - self.first_time_step
+            t = self.first_time_step + random.time_steps(count, self.device)
             return self.p_losses(x, c, t, random.normal(Purpose.NOISE, like=x))
-        t = torch.randint(0, self.num_timesteps, (x.shape[0],), device=self.device).long()
+        t = torch.randint(self.first_time_step, self.num_timesteps, (x.shape[0],), device=self.device).long()
         return self.p_losses(x, c, t)
 
     # ---- training
