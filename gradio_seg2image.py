@@ -93,12 +93,12 @@ def build_page(generator: Generator, examples: Sequence[Example] = ()) -> gr.Blo
             elem_id="title",
         )
         gr.Markdown(model_note(generator), elem_id="model-note")
-        parts = lay_out(generator.resolution, examples)
+        parts = lay_out(generator.resolution, generator.guidance, examples)
         wire(page, parts, Actions(generator), examples)
     return page
 
 
-def lay_out(resolution: int, examples: Sequence[Example]) -> Parts:
+def lay_out(resolution: int, guidance: float, examples: Sequence[Example]) -> Parts:
     """Source, map and settings on the left, results on the right."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=340):
@@ -108,7 +108,7 @@ def lay_out(resolution: int, examples: Sequence[Example]) -> Parts:
             with gr.Row():
                 parts["generate"] = gr.Button("Generate", variant="primary", elem_id="generate", scale=3)
                 parts["cancel"] = gr.Button("Cancel", variant="stop", interactive=False, elem_id="cancel", scale=1)
-            parts |= lay_out_settings(resolution)
+            parts |= lay_out_settings(resolution, guidance)
         with gr.Column(scale=5, min_width=340):
             parts |= lay_out_results()
     return Parts(**parts)
@@ -142,8 +142,8 @@ def lay_out_source(examples: Sequence[Example]) -> dict[str, gr.components.Compo
     return parts
 
 
-def lay_out_settings(resolution: int) -> dict[str, gr.components.Component]:
-    """The original's controls with its ranges and defaults, scaled from 512 pixels to the model's; and one of ours."""
+def lay_out_settings(resolution: int, guidance: float) -> dict[str, gr.components.Component]:
+    """The original's controls with its ranges and defaults, but the model's own size and guidance; and one of ours."""
     half, most = max(64, resolution // 2), -(-resolution * 3 // 128) * 64
     with gr.Accordion("Advanced options", open=False, elem_id="advanced"):
         return {
@@ -158,7 +158,7 @@ def lay_out_settings(resolution: int) -> dict[str, gr.components.Component]:
                 max(64, resolution // 4), 2 * resolution, value=resolution, step=1, label="Segmentation Resolution"
             ),
             "ddim_steps": gr.Slider(1, 100, value=20, step=1, label="Steps"),
-            "scale": gr.Slider(0.1, 30.0, value=9.0, step=0.1, label="Guidance Scale"),
+            "scale": gr.Slider(0.1, 30.0, value=guidance, step=0.1, label="Guidance Scale"),
             "seed": gr.Slider(-1, 2147483647, value=-1, step=1, label="Seed", info="-1 draws one", elem_id="seed"),
             "eta": gr.Number(0.0, label="eta (DDIM)", minimum=0.0, maximum=1.0),
             "a_prompt": gr.Textbox(DEFAULT_A_PROMPT, label="Added Prompt"),

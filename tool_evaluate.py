@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="a data set with maps, instead of drawn scenes")
     parser.add_argument("--hint-kind", default="color-map", help="its maps: color-map or class-index")
     parser.add_argument("--steps", type=int, default=20, help="of DDIM (default 20)")
-    parser.add_argument("--scale", type=float, default=4.0, help="of guidance (default 4)")
+    parser.add_argument("--scale", type=float, help="of guidance (default: what the page offers for the model)")
     parser.add_argument("--batch-size", type=int, default=8, help="pictures made at a time (default 8)")
     parser.add_argument("--detector-only", action="store_true", help="score the detector alone; needs no model")
     parser.add_argument("--json", type=Path, help="file for the scores")
@@ -68,11 +68,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     files = find_model(options.model, options.weights, options.detector_weights, options.detector_config)
     generator = load_generator(files, options.device, options.precision)
     model, cases = generator.model, find_cases(options, generator.resolution)
-    sampling = Sampling(options.steps, options.scale, options.batch_size)
+    scale = files.guidance if options.scale is None else options.scale
+    sampling = Sampling(options.steps, scale, options.batch_size)
     report = evaluate(model, generator.detector, cases, sampling, keep=8 if options.grid else 0)
     if options.grid:
         Image.fromarray(sheet(model, cases, report.generated, sampling)).save(options.grid)
-    about = {"model": files.name, "count": len(cases), **source, "steps": options.steps, "scale": options.scale}
+    about = {"model": files.name, "count": len(cases), **source, "steps": options.steps, "scale": scale}
     return about | report.scores
 
 

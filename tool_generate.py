@@ -18,7 +18,7 @@ from typing import Any
 
 import config
 from cldm.batch import MANIFEST, GenerateJobs, Job, jobs_of_lines, jobs_of_pictures, pl, run_jobs
-from cldm.registry import ModelError, add_model_arguments, find_device, find_model
+from cldm.registry import ModelError, ModelFiles, add_model_arguments, find_device, find_model
 from cldm.requests import Request, RequestError, setting_names
 from ldm.weights import WeightsError
 
@@ -46,10 +46,11 @@ def add_setting_arguments(group: argparse._ArgumentGroup) -> None:
             group.add_argument(option, dest=name, type=type(default) if default is not None else str)
 
 
-def jobs_of(options: argparse.Namespace, resolution: int) -> list[Job]:
-    """The jobs that the command line asks for; resolutions default to the model's own."""
+def jobs_of(options: argparse.Namespace, files: ModelFiles) -> list[Job]:
+    """The jobs that the command line asks for; resolutions and guidance default to the model's own."""
     given = {name: getattr(options, name) for name in setting_names() if getattr(options, name) is not None}
-    settings: dict[str, Any] = {"image_resolution": resolution, "detect_resolution": resolution, **given}
+    sizes = {"image_resolution": files.resolution, "detect_resolution": files.resolution}
+    settings: dict[str, Any] = {**sizes, "scale": files.guidance, **given}
     if options.source.suffix.lower() in (".jsonl", ".json"):
         return jobs_of_lines(options.source, settings)
     if "prompt" not in settings and not options.from_image:
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         files = find_model(options.model, options.weights, options.detector_weights, options.detector_config)
-        jobs = jobs_of(options, files.resolution)
+        jobs = jobs_of(options, files)
         load_options = {"precision": options.precision, "save_memory": options.save_memory or config.save_memory}
         task = GenerateJobs(jobs, options.out, files, load_options, measure=not options.no_measure)
         trainer = pl.Trainer(

@@ -96,6 +96,7 @@ class Generator:
         resolution: the short side the model was trained at.
         save_memory: compute attention in slices, and keep only the networks at work on the device.
         device: where the networks work; the model's own by default.
+        guidance: the scale that a page offers first.
     """
 
     model: ControlLDM
@@ -104,6 +105,7 @@ class Generator:
     resolution: int = 512
     save_memory: bool = False
     device: torch.device | None = None
+    guidance: float = 9.0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self):

@@ -26,7 +26,10 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The four files of a model. ``detector_config`` None is the original's UPerNet with UniFormer-S."""
+    """The four files of a model. ``detector_config`` None is the original's UPerNet with UniFormer-S.
+
+    ``guidance`` is the scale that front ends offer first; 9 is the original's.
+    """
 
     name: str
     config: Path
@@ -34,6 +37,7 @@ class ModelFiles:
     detector_weights: Path
     detector_config: Path | None
     how_to_get: str
+    guidance: float = 9.0
 
     def missing(self) -> list[Path]:
         """The files that are not there."""
@@ -69,6 +73,7 @@ def known_models() -> dict[str, ModelFiles]:
             detector_weights=checkpoints / "upernet_tiny.safetensors",
             detector_config=ROOT / "configs" / "annotator" / "upernet_tiny.py",
             how_to_get="make tiny",
+            guidance=3.0,  # more makes colours surer and small things rougher; see models/tiny/README.md
         ),
     }
 
@@ -150,7 +155,7 @@ def load_generator(
     if target.type == "cpu":
         pack_weights(model)
     detector = UniformerDetector(files.detector_weights, files.detector_config, device=target)
-    return Generator(model, detector, files.name, files.resolution, save_memory, target)
+    return Generator(model, detector, files.name, files.resolution, save_memory, target, files.guidance)
 
 
 def find_device(name: str) -> torch.device:

@@ -89,7 +89,8 @@ def make_tiny(output: Path, models: Path = MODELS, detectors: Path = Path(annota
     taught = _teach_words(output / "tiny_text", control, length, changes)
     things = train_step("tiny_things", output, length, {**changes, "base": str(taught)})
     coloured = train_step("tiny_colours", output, length, {**changes, "base": str(things)})
-    for path in export(coloured, models / "control_tiny_seg.safetensors"):
+    decoder = train_step("tiny_decoder", output, length, {**changes, "base": str(normal)})
+    for path in export(coloured, models / "control_tiny_seg.safetensors", vae=decoder):
         logger.info("wrote %s", path)
     _make_detector(output / "tiny_detector", detectors, length, changes)
 

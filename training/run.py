@@ -55,6 +55,10 @@ def make_model(settings: Settings) -> pl.LightningModule:
         model.sd_locked = settings.sd_locked
         model.area_balance = settings.area_balance
         model.only_mid_control = settings.only_mid_control
+    if settings.decoder_only:
+        if not hasattr(model, "freeze_encoder"):
+            raise ValueError(f"decoder_only: {settings.model} is no autoencoder; leave it out.")
+        model.freeze_encoder()
     if settings.train_text:
         if getattr(model, "cond_stage_model", None) is None:
             raise ValueError(f"train_text: {settings.model} has no text encoder; leave it out.")
@@ -66,6 +70,8 @@ def make_model(settings: Settings) -> pl.LightningModule:
     if hasattr(model, "freeze_untrained"):
         model.freeze_untrained()
     set_checkpointing(model, settings.checkpointing)
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)
     model.strict_loading = settings.save == "whole"
     return model
 

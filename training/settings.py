@@ -34,6 +34,7 @@ class Settings:
     base: str | None = _setting(None, "weights to start from; without, they are random")
     sd_locked: bool = _setting(True, "train the control copy alone, not the UNet's decoder")
     train_text: bool = _setting(False, "train the text encoder along, where the model's YAML does not do so anyway")
+    decoder_only: bool = _setting(False, "of an autoencoder train the decoder alone: latents stay as they are")
     area_balance: float = _setting(0.0, "weigh places in the loss by (area of their class)^-this; for maps as hints")
     only_mid_control: bool = _setting(False, "steer the middle block only: cheaper, for a first try")
     # Data
@@ -63,6 +64,7 @@ class Settings:
     max_steps: int = _setting(-1, "optimizer steps; -1 for no end")
     max_epochs: int = _setting(-1, "rounds through the data; -1 for no end")
     precision: str = _setting("32-true", "arithmetic", PRECISIONS)
+    channels_last: bool = _setting(False, "another order of the weights in memory: faster on some machines")
     checkpointing: str = _setting(
         "control", "whose activations are computed again instead of kept: less memory, more time", CHECKPOINTING
     )

@@ -125,14 +125,20 @@ class AutoencoderKL(pl.LightningModule):
         self.log_dict(log, batch_size=len(pictures), sync_dist=True, **log_options)
         return loss
 
+    def freeze_encoder(self) -> None:
+        """Train the decoder alone: latents stay as they are, and what has learned from them goes on to fit."""
+        self.encoder.requires_grad_(False)
+        self.quant_conv.requires_grad_(False)
+
     def trained_modules(self) -> list[nn.Module]:
-        """The modules that `configure_optimizers` trains: all."""
+        """The modules that `configure_optimizers` trains, as far as they are not frozen: all."""
         return [self]
 
     def configure_optimizers(self) -> Any:
         """``make_optimizer``'s, or Adam with the betas that VQGAN uses, with the schedule of ``scheduler_config``."""
         make = self.make_optimizer or partial(torch.optim.Adam, betas=(0.5, 0.9), fused=True)
-        return with_schedule(make(self.parameters(), lr=self.learning_rate), self.scheduler_config)
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return with_schedule(make(trained, lr=self.learning_rate), self.scheduler_config)
 
     @torch.no_grad()
     def log_images(self, batch: Mapping[str, Any], only_inputs: bool = False, **kwargs) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import gradio as gr
 import httpx
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from front.small_page import ColorDetector, draw, start
 from gradio_client import Client, handle_file
 
 import gradio_seg2image
+import tool_generate
 from cldm.generate import Generator
 from cldm.png import read_request, save_png
 from cldm.registry import ModelError, default_model, find_device, find_model, known_models, load_generator
@@ -43,6 +45,19 @@ def test_sd15_is_the_default_once_its_files_are_there(empty_project):
     assert default_model() == "sd15"
     put(empty_project / "models/control_sd15_seg.safetensors")
     assert find_model("auto").weights.suffix == ".safetensors"
+
+
+def test_front_ends_offer_the_models_own_guidance(small_model, tmp_path):
+    assert known_models()["sd15"].guidance == 9.0  # the original's
+    page = gradio_seg2image.build_page(Generator(small_model, ColorDetector(), resolution=64, guidance=2.5))
+    sliders = {block.label: block.value for block in page.blocks.values() if isinstance(block, gr.Slider)}
+    assert sliders["Guidance Scale"] == 2.5 and sliders["Image Resolution"] == 64
+    save_png(tmp_path / "a.png", draw())
+    files = known_models()["tiny"]
+    for more, expected in (([], files.guidance), (["--scale", "7"], 7.0)):
+        options = tool_generate.parse_arguments([str(tmp_path), str(tmp_path), "--prompt", "a house", *more])
+        (job,) = tool_generate.jobs_of(options, files)
+        assert job.settings["scale"] == expected
 
 
 def test_embedded_weights_may_come_in_parts(empty_project):

@@ -29,6 +29,7 @@ from training.evaluate import (
     prompt_scores,
     read_cases,
 )
+from training.export import export
 from training.make_tiny import make_tiny
 from training.normalize_latents import latent_statistics, normalize
 from training.scenes.labels import Label
@@ -251,15 +252,25 @@ def test_the_steps_lead_to_weights_in_parts_that_load(made):
     assert sum(path.stat().st_size for path in shipped) < 48e6
     model = load_model(TINY / "cldm_tiny.yaml", made / "models" / "control_tiny_seg.safetensors.index.json")
     before = read_state_dict(made / "steps" / "tiny_colours" / "checkpoints" / "last.ckpt")
+    decoder = read_state_dict(made / "steps" / "tiny_decoder" / "checkpoints" / "last.ckpt")
+    before |= {f"first_stage_model.{name}": tensor for name, tensor in decoder.items()}
     for name, parameter in model.named_parameters():
         assert torch.allclose(parameter, before[name], atol=1e-3, rtol=1e-3), name
     assert model.alphas_cumprod.dtype == torch.float32
 
 
+def test_a_decoder_of_other_latents_is_not_exported(made, tmp_path):
+    source = made / "steps" / "tiny_colours" / "checkpoints" / "last.ckpt"
+    other = made / "steps" / "tiny_vae" / "checkpoints" / "last.ckpt"  # before its latents were normalized
+    with pytest.raises(ValueError, match=r"quant_conv.* differs"):
+        export(source, tmp_path / "model.safetensors", vae=other)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_made_is_not_made_again(made):
     weights = made / "models" / "control_tiny_seg-00001-of-00004.safetensors"
     checkpoints = [*(made / "steps").rglob("last.ckpt"), made / "steps" / "tiny_ini.safetensors"]
-    assert len(checkpoints) == 9
+    assert len(checkpoints) == 10
     before = weights.read_bytes(), [path.stat().st_mtime_ns for path in checkpoints]
     _make(made)
     assert (weights.read_bytes(), [path.stat().st_mtime_ns for path in checkpoints]) == before

@@ -87,6 +87,21 @@ def test_an_autoencoder_learns(tmp_path: Path) -> None:
     }
 
 
+def test_a_decoder_learns_alone_and_latents_stay(tmp_path: Path) -> None:
+    node = {
+        "target": "ldm.models.autoencoder.AutoencoderKL",
+        "params": {"embed_dim": 4, "ddconfig": VAE, "lossconfig": LOSS, "image_key": "jpg"},
+    }
+    model = write_model(tmp_path / "vae.yaml", node)
+    settings = tiny_settings(tmp_path, model=model, decoder_only=True, max_steps=2, learning_rate=1e-2)
+    start = make_model(settings).state_dict()
+    end = train(settings).lightning_module.state_dict()
+    moved = {key.split(".")[0] for key in end if not torch.equal(end[key], start[key])}
+    assert moved == {"decoder", "post_quant_conv"}
+    with pytest.raises(ValueError, match=r"cldm_tiny\.yaml is no autoencoder"):
+        make_model(tiny_settings(tmp_path, model="models/tiny/cldm_tiny.yaml", decoder_only=True))
+
+
 @pytest.mark.parametrize("train_text", [True, False])
 def test_latent_diffusion_learns(tmp_path: Path, train_text: bool) -> None:
     node = control_model()

@@ -232,6 +232,19 @@ def test_gradients_do_not_depend_on_checkpointing(tmp_path: Path, fill_by_recipe
         torch.testing.assert_close(gradients[whose], gradients["none"], rtol=1e-4, atol=1e-6)
 
 
+def test_channels_last_trains_the_same_and_saves_the_same_shapes(tmp_path: Path) -> None:
+    losses, shapes = {}, {}
+    for last in (False, True):
+        settings = tiny_settings(tmp_path, channels_last=last, max_steps=3, output=str(tmp_path / str(last)))
+        weights = train(settings).lightning_module.control_model.input_blocks[0][0].weight
+        assert weights.is_contiguous(memory_format=torch.channels_last) == last
+        losses[last] = metrics(settings, "train/loss")
+        state = torch.load(settings.last_checkpoint, weights_only=True)["state_dict"]
+        shapes[last] = {name: tensor.shape for name, tensor in state.items()}
+    np.testing.assert_allclose(losses[True], losses[False], rtol=1e-4)
+    assert shapes[True] == shapes[False]
+
+
 def test_reduced_precision_trains_nearly_the_same(tmp_path: Path) -> None:
     losses = {}
     for precision in ("32-true", "bf16-mixed"):

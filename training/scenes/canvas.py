@@ -54,7 +54,7 @@ class Canvas:
         """Lay ``paint`` (one colour, or int16 ``[h, w, 3]``) on by ``coverage`` (int16 ``[h, w]``, 0 to 128)."""
         height, width = coverage.shape
         if isinstance(paint, tuple):
-            paint = np.tile(np.array(paint, np.int16), width)
+            paint = np.array([paint], np.int16).repeat(width, 0).reshape(-1)
         else:
             paint = paint.reshape(height, -1)
         # Rows of 3 * width numbers: NumPy is slow wherever its innermost axis is the three channels.
@@ -79,7 +79,7 @@ class Canvas:
             return coverage, window
         rows, columns = coverage.shape
         ramp = np.float32(top) + (np.float32(bottom) - np.float32(top)) * _steps(rows)
-        paint = cv2.repeat(ramp.astype(np.int16)[:, None], 1, columns)
+        paint = cv2.resize(ramp.astype(np.int16)[:, None], (columns, rows), interpolation=cv2.INTER_NEAREST)
         if grain:
             paint += _strokes(self.size, grain)[window]
             np.clip(paint, 0, 255, out=paint)

@@ -9,13 +9,14 @@ from training.scenes.ground import paint_shadow
 from training.scenes.labels import Label
 from training.scenes.layout import Thing
 from training.scenes.looks import BOAT_COLOURS, CAR_COLOURS, Colour, Look, mix, scaled
+from training.scenes.shapes import circle
 
 LAMP = (255, 224, 132)
 GLASS = (96, 124, 150)
 
 
 def _disc(x: float, y: float, wide: float, high: float, count: int = 16) -> list[tuple[float, float]]:
-    angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    angle = circle(count)
     return list(zip(x + wide * np.cos(angle), y + high * np.sin(angle), strict=True))
 
 
@@ -117,7 +118,7 @@ def paint_sheep(canvas: Canvas, thing: Thing, look: Look) -> None:
     for x in (-0.34, -0.16, 0.14, 0.32):
         leg = thing.points((x - 0.05, 0.0), (x - 0.05, 0.35), (x + 0.05, 0.35), (x + 0.05, 0.0), flip=flip)
         canvas.fill(leg, dark, Label.ANIMAL)
-    angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
+    angle = circle(28)
     puff = 1 + 0.07 * np.sin(8 * angle)
     wool = list(zip(0.50 * puff * np.cos(angle) - 0.05, 0.58 + 0.33 * puff * np.sin(angle), strict=True))
     canvas.fill(thing.points(*wool, flip=flip), look.lit((214, 202, 190), depth), Label.ANIMAL)

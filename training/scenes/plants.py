@@ -9,13 +9,14 @@ from training.scenes.ground import paint_shadow
 from training.scenes.labels import Label
 from training.scenes.layout import Thing
 from training.scenes.looks import LEAVES, Look, mix, scaled
+from training.scenes.shapes import circle
 
 BARK = (112, 80, 62)
 
 
 def _crown(middle: np.ndarray, wide: float, high: float, form: np.ndarray) -> np.ndarray:
     """A leafy outline: an ellipse with soft bulges."""
-    angle = np.linspace(0, 2 * np.pi, 30, endpoint=False)
+    angle = circle(30)
     reach = 1 + 0.09 * np.sin(5 * angle + 6.3 * form[0]) + 0.05 * np.sin(3 * angle + 6.3 * form[1])
     return middle + np.stack([wide * reach * np.cos(angle), -high * reach * np.sin(angle)], 1)
 

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
+
+
+@cache
+def circle(count: int) -> np.ndarray:
+    """``count`` angles once around, in radians; read-only, since all who ask for so many share it."""
+    angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    angle.flags.writeable = False
+    return angle
+
+
+@cache
+def _phase(count: int) -> np.ndarray:
+    return np.linspace(0, 2 * np.pi, count)
 
 
 def wave(rng: np.random.Generator, count: int, low: int = 1, high: int = 4) -> np.ndarray:
     """A smooth random curve of ``count`` samples between about -1 and 1: a few sines of falling height."""
-    phase = np.linspace(0, 2 * np.pi, count)
+    phase = _phase(count)
     curve = np.zeros(count)
     for frequency in range(low, high + 1):
         curve += np.sin(frequency * 0.75 * phase + rng.uniform(0, 2 * np.pi)) / frequency
@@ -37,7 +52,7 @@ def blob(
     rng: np.random.Generator, x: float, y: float, wide: float, high: float, bumps: float = 0.07, count: int = 36
 ) -> np.ndarray:
     """A round patch of ground in perspective, ``wide`` and ``high`` from its middle."""
-    angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    angle = circle(count)
     reach = np.ones(count)
     for frequency in (2, 3, 5):
         reach += bumps * np.sin(frequency * angle + rng.uniform(0, 2 * np.pi))
