@@ -195,3 +195,18 @@ class _Positions:
 
     def __getitem__(self, draw: Draw) -> np.ndarray:
         return np.array(draw)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sizes_that_differ_are_named_where_nobody_checked(tmp_path: Path, workers: int) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "target").mkdir()
+    lines = []
+    for name, size in (("a", 64), ("b", 128)):
+        for folder in ("source", "target"):
+            cv2.imwrite(str(tmp_path / folder / f"{name}.png"), np.zeros((size, size, 3), np.uint8))
+        lines.append(json.dumps({"source": f"source/{name}.png", "target": f"target/{name}.png", "prompt": name}))
+    (tmp_path / "prompt.json").write_text("\n".join(lines))
+    assert len(list(make_loader(ControlDataset(tmp_path), 2, workers=workers))) == 2  # one batch of each size
+    with pytest.raises(ValueError, match=r"\(64, 64, 3\) and \(128, 128, 3\).*--no-check"):
+        list(make_loader(ControlDataset(tmp_path, check=False), 2, workers=workers))

@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from training.data.dataset import Draw
 
@@ -171,9 +171,23 @@ def make_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        collate_fn=_batch_of,
         worker_init_fn=_one_thread_per_worker,
         generator=torch.Generator(),  # else every new iterator draws from torch's global stream
     )
+
+
+def _batch_of(items: list[Any]) -> Any:
+    """torch's own batch, where the items are of one size."""
+    if isinstance(items[0], dict):
+        for key in items[0]:
+            sizes = sorted({np.shape(item[key]) for item in items})
+            if len(sizes) > 1:
+                raise ValueError(
+                    f"One batch got {key!r} of sizes {' and '.join(map(str, sizes))}. Leave out --no-check, so that "
+                    "batches are made of pictures of one size, or give --resolution."
+                )
+    return default_collate(items)
 
 
 def _one_thread_per_worker(worker: int) -> None:
