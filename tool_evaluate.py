@@ -41,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.count < 1 or options.steps < 1 or options.batch_size < 1:
         parser.error("--count, --steps and --batch-size must be at least 1")
+    if options.grid and options.grid.suffix.lower() != ".png":
+        parser.error(f"--grid wants a file that ends in .png, got {options.grid}")
+    for file in filter(None, (options.json, options.grid)):  # now, not when all is measured
+        file.parent.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)
     try:
         scores = measure(options)

@@ -285,20 +285,23 @@ def test_the_tool_measures_and_shows_any_model(made, tmp_path, capsys):
         *("--weights", str(made / "models" / "control_tiny_seg.safetensors.index.json")),
         *("--detector-weights", str(made / "detectors" / "upernet_tiny.safetensors")),
         *("--detector-config", str(ROOT / "configs" / "annotator" / "upernet_tiny.py")),
-        *("--count", "2", "--steps", "2", "--json", str(tmp_path / "s.json"), "--grid", str(tmp_path / "g.png")),
+        *("--count", "2", "--steps", "2", "--json", str(tmp_path / "new" / "s.json")),
+        *("--grid", str(tmp_path / "new" / "g.png")),
     ]
     assert tool_evaluate.main(arguments) == 0
-    scores = json.loads((tmp_path / "s.json").read_text())
+    scores = json.loads((tmp_path / "new" / "s.json").read_text())
     keys = ("detector_miou", "control_miou", "control_ratio", "uncontrolled_miou", "vae_psnr", "seconds_per_image")
     assert all(isinstance(scores[key], float) for key in keys)
     assert scores["seed"] == HELD_OUT_SEED
     assert "control_miou" in capsys.readouterr().out
-    assert (tmp_path / "g.png").stat().st_size > 1000
+    assert (tmp_path / "new" / "g.png").stat().st_size > 1000
     detector = arguments[arguments.index("--detector-weights") + 1]
     assert tool_evaluate.main(["--detector-only", "--detector-weights", detector, "--count", "2"]) == 0
     assert "detector_miou" in capsys.readouterr().out
     assert tool_evaluate.main(["--model", "nonsense"]) == 1
     assert "Known names" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):  # before it measures for minutes
+        tool_evaluate.main(["--grid", str(tmp_path / "grid.txt")])
 
 
 def test_the_shipped_files_are_those_of_the_readme():
@@ -323,7 +326,7 @@ def shipped_scores():
 
     loaded = load_generator(find_model("tiny"), "cpu")
     cases = draw_cases(8, HELD_OUT_SEED + 6000, 256)
-    return evaluate(loaded.model, loaded.detector, cases, Sampling(), progress=False).scores
+    return evaluate(loaded.model, loaded.detector, cases, Sampling(scale=loaded.guidance), progress=False).scores
 
 
 def test_the_shipped_model_follows_map_and_prompt(shipped_scores):
