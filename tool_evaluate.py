@@ -43,12 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--count, --steps and --batch-size must be at least 1")
     if options.grid and options.grid.suffix.lower() != ".png":
         parser.error(f"--grid wants a file that ends in .png, got {options.grid}")
-    for file in filter(None, (options.json, options.grid)):  # now, not when all is measured
-        file.parent.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)
     try:
+        for file in filter(None, (options.json, options.grid)):  # now, not when all is measured
+            if file.is_dir():
+                raise ValueError(f"{file} is a folder; a file is wanted.")
+            file.parent.mkdir(parents=True, exist_ok=True)
         scores = measure(options)
-    except (ModelError, WeightsError, ValueError) as error:
+    except (ModelError, WeightsError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for name, value in scores.items():

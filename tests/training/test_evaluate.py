@@ -302,6 +302,8 @@ def test_the_tool_measures_and_shows_any_model(made, tmp_path, capsys):
     assert "Known names" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):  # before it measures for minutes
         tool_evaluate.main(["--grid", str(tmp_path / "grid.txt")])
+    assert tool_evaluate.main(["--json", str(tmp_path)]) == 1
+    assert "is a folder" in capsys.readouterr().err
 
 
 def test_the_shipped_files_are_those_of_the_readme():
