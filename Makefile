@@ -21,9 +21,9 @@ test: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/python gradio_seg2image.py $(ARGS)
 
-# The embedded model, trained from nothing. See training/README.md.
+# The embedded model, trained from nothing. See controlnet/storybook/README.md.
 tiny: $(STAMP)
-	$(BIN)/python -m training.make_tiny $(ARGS)
+	$(BIN)/python -m controlnet.storybook.make_tiny $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,8 +1,10 @@
-"""The Cog predictor: the inputs, types, ranges and defaults of the public controlnet-seg model, and three more.
+"""The Cog predictor: the inputs, types, ranges and defaults of the public controlnet-seg model, and three
+more.
 
 cog predict -i image=@photo.jpg -i prompt="a house"
 
-``CONTROLNET_OPTIONS`` takes the model's options of the other front ends, such as ``--model tiny --device cpu``.
+``CONTROLNET_OPTIONS`` takes the model's options of the other front ends, such as ``--model tiny --device
+cpu``.
 """
 
 # ruff: noqa: B008, UP045  Cog reads declarations off the defaults, and Optional
@@ -20,12 +22,12 @@ from typing import Any, Optional
 from cog import BasePredictor, Input, Path
 from cog.input import FieldInfo
 
-from annotator.map_validator import validate_map
-from annotator.pictures import read_picture
-from cldm.generate import Generator
-from cldm.png import save_png
-from cldm.registry import add_model_arguments, generator_from_options
-from cldm.requests import Request, RequestError
+from controlnet.conditions.seg.validator import validate_map
+from controlnet.generation.generator import Generator
+from controlnet.generation.models import add_model_arguments, generator_from_options
+from controlnet.generation.png import save_png
+from controlnet.generation.request import Request, RequestError
+from controlnet.pictures import read_picture
 
 
 class Predictor(BasePredictor):
@@ -61,8 +63,8 @@ class Predictor(BasePredictor):
         a_prompt: str = Input(description="Added Prompt", default="best quality, extremely detailed"),
         n_prompt: str = Input(
             description="Negative Prompt",
-            default="longbody, lowres, bad anatomy, bad hands, missing fingers, extra digit, fewer digits, cropped, "
-            "worst quality, low quality",
+            default="longbody, lowres, bad anatomy, bad hands, missing fingers, extra digit, fewer digits, "
+            "cropped, worst quality, low quality",
         ),
         detect_resolution: int = Input(
             description="Resolution at which the segmentation is detected", default=512, ge=128, le=1024
@@ -70,7 +72,8 @@ class Predictor(BasePredictor):
         strength: float = Input(description="Control Strength", default=1.0, ge=0.0, le=2.0),
         guess_mode: bool = Input(description="Guess Mode", default=False),
         map: Optional[Path] = Input(
-            description="Segmentation map in ADE20K colours or indices, instead of detecting one", default=None
+            description="Segmentation map in ADE20K colours or indices, instead of detecting one",
+            default=None,
         ),
     ) -> list[Path]:
         """The map in colours first, then the pictures, each a PNG that carries its request."""
@@ -82,7 +85,9 @@ class Predictor(BasePredictor):
         seed = -1 if values["seed"] is None else values["seed"]
         counts = {name: int(values[name]) for name in ("num_samples", "image_resolution")}
         result = self.generator.generate(Request(picture, map=labels, **{**values, **counts, "seed": seed}))
-        return self._save([(result.map, None), *((p, result.metadata(k)) for k, p in enumerate(result.pictures))])
+        return self._save(
+            [(result.map, None), *((p, result.metadata(k)) for k, p in enumerate(result.pictures))]
+        )
 
     def _save(self, pictures: list[tuple[Any, str | None]]) -> list[Path]:
         """Write to a folder that lasts until the next prediction, when Cog has sent its files."""
@@ -103,7 +108,8 @@ DECLARED: dict[str, FieldInfo] = {
 
 
 def checked_input(name: str, field: FieldInfo, value: Any) -> Any:
-    """A value within its declared range, or the default; Cog itself looks only in containers that ``cog build`` made.
+    """A value within its declared range, or the default; Cog itself looks only in containers that ``cog
+    build`` made.
 
     Raises:
         RequestError: a value that is missing, not among the choices, or out of range.
@@ -122,5 +128,7 @@ def checked_input(name: str, field: FieldInfo, value: Any) -> Any:
 
 
 def local_file(path: Any) -> str:
-    """The place of an input file on this machine; Cog hands over a path, or an object that downloads at this call."""
+    """The place of an input file on this machine; Cog hands over a path, or an object that downloads at this
+    call.
+    """
     return str(path.convert() if hasattr(path, "convert") else path)

@@ -1,94 +1,13 @@
 """Measure a model: does it keep to map and prompt? python tool_evaluate.py --count 100 --json scores.json
 
-Scenes are drawn from seeds that training never saw, or read from a folder like those that tutorial_train.py reads.
+Scenes are drawn from seeds that training never saw, or read from a folder like those that tutorial_train.py
+reads.
 The same command measures Stable Diffusion with the ADE20K detector: --model sd15.
 """
 
-from __future__ import annotations
-
-import argparse
-import json
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import cv2
-from PIL import Image
-
-from annotator.uniformer import UniformerDetector
-from cldm.registry import ModelError, add_model_arguments, find_device, find_model, known_models, load_generator
-from ldm.weights import WeightsError
-from training.evaluate import Case, Sampling, detector_score, draw_cases, evaluate, read_cases
-from training.grid import sheet
-from training.storybook import HELD_OUT_SEED
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_model_arguments(parser)
-    parser.set_defaults(model="tiny")
-    parser.add_argument("--count", type=int, default=100, help="how many scenes (default 100)")
-    parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="of the first scene (default %(default)s)")
-    parser.add_argument("--folder", type=Path, help="a data set with maps, instead of drawn scenes")
-    parser.add_argument("--hint-kind", default="color-map", help="its maps: color-map or class-index")
-    parser.add_argument("--steps", type=int, default=20, help="of DDIM (default 20)")
-    parser.add_argument("--scale", type=float, help="of guidance (default: what the page offers for the model)")
-    parser.add_argument("--batch-size", type=int, default=8, help="pictures made at a time (default 8)")
-    parser.add_argument("--detector-only", action="store_true", help="score the detector alone; needs no model")
-    parser.add_argument("--json", type=Path, help="file for the scores")
-    parser.add_argument("--grid", type=Path, help="PNG for a sheet of pictures to look at")
-    options = parser.parse_args(arguments)
-    if options.count < 1 or options.steps < 1 or options.batch_size < 1:
-        parser.error("--count, --steps and --batch-size must be at least 1")
-    if options.grid and options.grid.suffix.lower() != ".png":
-        parser.error(f"--grid wants a file that ends in .png, got {options.grid}")
-    cv2.setNumThreads(1)
-    try:
-        for file in filter(None, (options.json, options.grid)):  # now, not when all is measured
-            if file.is_dir():
-                raise ValueError(f"{file} is a folder; a file is wanted.")
-            file.parent.mkdir(parents=True, exist_ok=True)
-        scores = measure(options)
-    except (ModelError, WeightsError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    for name, value in scores.items():
-        print(f"{name:18} {value:.4f}" if isinstance(value, float) else f"{name:18} {value}")
-    if options.json:
-        options.json.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-    return 0
-
-
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """What was measured, and its scores; draws the sheet along the way."""
-    source = {"folder": str(options.folder)} if options.folder else {"seed": options.seed}
-    if options.detector_only:
-        files = known_models().get(options.model) or known_models()["tiny"]
-        weights = options.detector_weights or files.detector_weights
-        device = find_device(options.device)
-        detector = UniformerDetector(weights, options.detector_config or files.detector_config, device)
-        cases = find_cases(options, files.resolution)
-        about = {"detector": str(weights), "count": len(cases), **source}
-        return about | detector_score(detector, cases)
-    files = find_model(options.model, options.weights, options.detector_weights, options.detector_config)
-    generator = load_generator(files, options.device, options.precision)
-    model, cases = generator.model, find_cases(options, generator.resolution)
-    scale = files.guidance if options.scale is None else options.scale
-    sampling = Sampling(options.steps, scale, options.batch_size)
-    report = evaluate(model, generator.detector, cases, sampling, keep=8 if options.grid else 0)
-    if options.grid:
-        Image.fromarray(sheet(model, cases, report.generated, sampling)).save(options.grid)
-    about = {"model": files.name, "count": len(cases), **source, "steps": options.steps, "scale": scale}
-    return about | report.scores
-
-
-def find_cases(options: argparse.Namespace, size: int) -> list[Case]:
-    """Drawn scenes, or the pictures of the folder that was given."""
-    if options.folder:
-        return read_cases(options.folder, options.count, size, options.hint_kind)
-    return draw_cases(options.count, options.seed, size)
-
+from controlnet.commands.evaluate import main
 
 if __name__ == "__main__":
     sys.exit(main())

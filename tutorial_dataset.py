@@ -1,6 +1,6 @@
-"""The tutorial's data set. Draw it first: python -m training.make_fill50k training/fill50k"""
+"""The tutorial's data set. Draw it first: python -m controlnet.training.make_fill50k training/fill50k"""
 
-from training.data.dataset import ControlDataset
+from controlnet.training.data.dataset import ControlDataset
 
 
 class MyDataset(ControlDataset):

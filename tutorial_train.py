@@ -1,7 +1,7 @@
 """Train a ControlNet. Every setting is an option too: python tutorial_train.py --help"""
 
-from training.run import TrainingData, faults_reported, make_model, make_trainer
-from training.settings import Settings
+from controlnet.training.run import TrainingData, faults_reported, make_model, make_trainer
+from controlnet.training.settings import Settings
 
 # Configs
 settings = Settings(

@@ -1,1 +1,3 @@
-"""From pictures to segmentation maps: the detector, the ADE20K palette and the tools around them."""
+"""Detectors: a picture in, a raw map out. One package each, under the original's names."""
+
+import ldm  # noqa: F401 - makes torchvision importable where it lacks its compiled operators

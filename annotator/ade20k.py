@@ -1,8 +1,9 @@
 """The 150 classes of ADE20K and the colours by which a segmentation map names them.
 
-Class ``i`` is ``CLASSES[i]`` and has the colour ``PALETTE[i]``. Names and colours are those of the scene parsing
-benchmark (Zhou et al., https://arxiv.org/abs/1608.05442), as the original and mmseg list them; the stray space after
-"bed" is dropped. ``road`` and ``skyscraper`` share one colour, so a colour map cannot tell them apart, and a few
+Class ``i`` is ``CLASSES[i]`` and has the colour ``PALETTE[i]``. Names and colours are those of the scene
+parsing benchmark (Zhou et al., https://arxiv.org/abs/1608.05442), as the original and mmseg list them; the
+stray space after "bed" is dropped. ``road`` and ``skyscraper`` share one colour, so a colour map cannot tell
+them apart, and a few
 classes differ by 5 to 10 in one channel only: keep index maps wherever the class matters.
 """
 
@@ -12,21 +13,22 @@ import numpy as np
 
 # fmt: off
 CLASSES: tuple[str, ...] = (
-    "wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane", "grass", "cabinet",
-    "sidewalk", "person", "earth", "door", "table", "mountain", "plant", "curtain", "chair", "car", "water",
-    "painting", "sofa", "shelf", "house", "sea", "mirror", "rug", "field", "armchair", "seat", "fence", "desk",
-    "rock", "wardrobe", "lamp", "bathtub", "railing", "cushion", "base", "box", "column", "signboard",
-    "chest of drawers", "counter", "sand", "sink", "skyscraper", "fireplace", "refrigerator", "grandstand", "path",
-    "stairs", "runway", "case", "pool table", "pillow", "screen door", "stairway", "river", "bridge", "bookcase",
-    "blind", "coffee table", "toilet", "flower", "book", "hill", "bench", "countertop", "stove", "palm",
-    "kitchen island", "computer", "swivel chair", "boat", "bar", "arcade machine", "hovel", "bus", "towel", "light",
-    "truck", "tower", "chandelier", "awning", "streetlight", "booth", "television receiver", "airplane", "dirt track",
-    "apparel", "pole", "land", "bannister", "escalator", "ottoman", "bottle", "buffet", "poster", "stage", "van",
-    "ship", "fountain", "conveyer belt", "canopy", "washer", "plaything", "swimming pool", "stool", "barrel",
-    "basket", "waterfall", "tent", "bag", "minibike", "cradle", "oven", "ball", "food", "step", "tank", "trade name",
-    "microwave", "pot", "animal", "bicycle", "lake", "dishwasher", "screen", "blanket", "sculpture", "hood", "sconce",
-    "vase", "traffic light", "tray", "ashcan", "fan", "pier", "crt screen", "plate", "monitor", "bulletin board",
-    "shower", "radiator", "glass", "clock", "flag",
+    "wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane", "grass",
+    "cabinet", "sidewalk", "person", "earth", "door", "table", "mountain", "plant", "curtain", "chair",
+    "car", "water", "painting", "sofa", "shelf", "house", "sea", "mirror", "rug", "field", "armchair",
+    "seat", "fence", "desk", "rock", "wardrobe", "lamp", "bathtub", "railing", "cushion", "base", "box",
+    "column", "signboard", "chest of drawers", "counter", "sand", "sink", "skyscraper", "fireplace",
+    "refrigerator", "grandstand", "path", "stairs", "runway", "case", "pool table", "pillow",
+    "screen door", "stairway", "river", "bridge", "bookcase", "blind", "coffee table", "toilet", "flower",
+    "book", "hill", "bench", "countertop", "stove", "palm", "kitchen island", "computer", "swivel chair",
+    "boat", "bar", "arcade machine", "hovel", "bus", "towel", "light", "truck", "tower", "chandelier",
+    "awning", "streetlight", "booth", "television receiver", "airplane", "dirt track", "apparel", "pole",
+    "land", "bannister", "escalator", "ottoman", "bottle", "buffet", "poster", "stage", "van", "ship",
+    "fountain", "conveyer belt", "canopy", "washer", "plaything", "swimming pool", "stool", "barrel",
+    "basket", "waterfall", "tent", "bag", "minibike", "cradle", "oven", "ball", "food", "step", "tank",
+    "trade name", "microwave", "pot", "animal", "bicycle", "lake", "dishwasher", "screen", "blanket",
+    "sculpture", "hood", "sconce", "vase", "traffic light", "tray", "ashcan", "fan", "pier", "crt screen",
+    "plate", "monitor", "bulletin board", "shower", "radiator", "glass", "clock", "flag",
 )
 
 PALETTE: np.ndarray = np.array([
@@ -108,7 +110,8 @@ def labels_from_colors(colors: np.ndarray, palette: np.ndarray = PALETTE) -> np.
         uint8 ``[...]``.
 
     Raises:
-        ValueError: colours that the palette does not have; ``annotator.map_validator.validate_map`` repairs such maps.
+        ValueError: colours that the palette does not have;
+            ``controlnet.conditions.seg.validator.validate_map`` repairs such maps.
     """
     colors = np.asarray(colors)
     if colors.dtype != np.uint8 or colors.shape[-1:] != (3,):
@@ -121,6 +124,7 @@ def labels_from_colors(colors: np.ndarray, palette: np.ndarray = PALETTE) -> np.
         examples = np.unique(colors[unknown], axis=0)[:3].tolist()
         raise ValueError(
             f"{int(unknown.sum())} pixels have colours that are not in the palette, such as {examples}: "
-            "annotator.map_validator.validate_map finds out why and snaps them to the nearest class."
+            "controlnet.conditions.seg.validator.validate_map finds out why and snaps them to the nearest "
+            "class."
         )
     return first_label.astype(np.uint8)[position]

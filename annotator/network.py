@@ -19,13 +19,17 @@ class NetworkDetector(ABC):
     """A detector whose network is loaded when it is first needed; one may serve several threads.
 
     Args:
-        checkpoint: the network's weights; by default the first of ``checkpoint_names`` that lies in ``annotator/ckpts``.
+        checkpoint: the network's weights; by default the first of ``checkpoint_names`` that lies in
+            ``annotator/ckpts``.
         device: where the network runs, by default CUDA if there is one.
-        dtype: the type of weights and activations; by default float16 on CUDA where ``half_is_safe``, else float32.
+        dtype: the type of weights and activations; by default float16 on CUDA where ``half_is_safe``, else
+            float32.
     """
 
     checkpoint_names: ClassVar[tuple[str, ...]] = ()
-    """File names in ``annotator/ckpts``: the released weights first, then what ships with the project, if anything."""
+    """File names in ``annotator/ckpts``: the released weights first, then what ships with the project, if
+    anything.
+    """
 
     half_is_safe: ClassVar[bool] = False
     """Whether float16 gives nearly the same maps."""
@@ -53,10 +57,12 @@ class NetworkDetector(ABC):
 
     @property
     def model(self) -> nn.Module:
-        """The network on its device, in its dtype and in eval mode; read from disk the first time it is asked for.
+        """The network on its device, in its dtype and in eval mode; read from disk the first time it is asked
+        for.
 
         Raises:
-            WeightsError: no file (the text says where it belongs and how to fetch it), or one that does not fit.
+            WeightsError: no file (the text says where it belongs and how to fetch it), or one that does not
+                fit.
         """
         with self._lock:
             if self._model is None:
@@ -84,7 +90,8 @@ class NetworkDetector(ABC):
             if path.is_file():
                 return path
         raise WeightsError(
-            f"{paths[0]}: the detector's weights are missing. Fetch them with: controlnet weights fetch {paths[0].stem}"
+            f"{paths[0]}: the detector's weights are missing. Fetch them with: controlnet weights fetch "
+            f"{paths[0].stem}"
         )
 
 

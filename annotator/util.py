@@ -18,7 +18,8 @@ def HWC3(picture: np.ndarray) -> np.ndarray:
     """Give any 8-bit picture three channels.
 
     Args:
-        picture: uint8, ``[H, W]`` or ``[H, W, 1]`` grey, ``[H, W, 3]`` RGB or ``[H, W, 4]`` RGBA, in [0, 255].
+        picture: uint8, ``[H, W]`` or ``[H, W, 1]`` grey, ``[H, W, 3]`` RGB or ``[H, W, 4]`` RGBA, in [0,
+            255].
 
     Returns:
         uint8 ``[H, W, 3]``. Grey is repeated, RGB is returned as it is, RGBA is laid over white.
@@ -46,8 +47,8 @@ def HWC3(picture: np.ndarray) -> np.ndarray:
 def resize_image(picture: np.ndarray, resolution: int) -> np.ndarray:
     """Resize so that the short side is about ``resolution`` and both sides are multiples of 64.
 
-    The sides are rounded one by one, so the aspect may change slightly. Lanczos where the picture grows, area averages
-    where it shrinks.
+    The sides are rounded one by one, so the aspect may change slightly. Lanczos where the picture grows, area
+    averages where it shrinks.
 
     Args:
         picture: uint8 ``[H, W, C]``, in [0, 255].
@@ -68,7 +69,8 @@ def resize_image(picture: np.ndarray, resolution: int) -> np.ndarray:
         raise ValueError(f"A resolution of {resolution} rounds to 0 in multiples of 64: ask for 64 or more.")
     if new_height * new_width > MAX_PIXELS:
         raise ValueError(
-            f"A picture of {width}x{height} at resolution {resolution} would become {new_width}x{new_height}, "
+            f"A picture of {width}x{height} at resolution {resolution} would become "
+            f"{new_width}x{new_height}, "
             f"more than {MAX_PIXELS // 1_000_000} megapixels: crop it, or ask for a smaller resolution."
         )
     interpolation = cv2.INTER_LANCZOS4 if scale > 1 else cv2.INTER_AREA

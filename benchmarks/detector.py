@@ -1,11 +1,12 @@
 """Time of the segmentation detector per picture against mmseg's own inference, and of the map validator.
 
-    python -m benchmarks.detector [--size 512] [--precision fp32] [--repeats 5] [--threads 2] [--processor-time]
+    python -m benchmarks.detector [--size 512] [--precision fp32] [--repeats 5] [--threads 2]
+    [--processor-time]
 
-Both sides have the same random weights. The peer is the same network as mmseg runs it: attention by hand, feature maps
-enlarged before they are convolved, all classes at the picture's full size. GFLOP/s are of the multiplications that a
-side really does; "as asked for" counts the peer's for both. The machine's own figure is a 3x3 convolution as large as
-the network's largest.
+Both sides have the same random weights. The peer is the same network as mmseg runs it: attention by hand,
+feature maps enlarged before they are convolved, all classes at the picture's full size. GFLOP/s are of the
+multiplications that a side really does; "as asked for" counts the peer's for both. The machine's own figure
+is a 3x3 convolution as large as the network's largest.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from annotator.ade20k import colorize
-from annotator.map_validator import validate_map
-from annotator.segmentor import build_segmentor, read_config
 from annotator.uniformer import DEFAULT_CONFIG, UniformerDetector
+from annotator.uniformer.segmentor import build_segmentor, read_config
 from benchmarks.measure import interleaved, machine, median, seconds
+from controlnet.conditions.seg.validator import validate_map
 from ldm.weights import load_file_into, save_state_dict
 
 Clock = Callable[[Callable[[], object]], float]
@@ -66,7 +67,10 @@ def mmseg_labels(config: Path, checkpoint: Path, device: torch.device) -> Callab
 
 def flop(function: Callable[[], object]) -> int:
     """Floating-point operations of the convolutions and matrix products of a call."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # fused attention is not counted
+    with (
+        FlopCounterMode(display=False) as counter,
+        sdpa_kernel(SDPBackend.MATH),
+    ):  # fused attention is not counted
         function()
     return counter.get_total_flops()
 
@@ -108,9 +112,17 @@ def compare_detectors(size: int, precision: str, device: torch.device, clock: Cl
         spread = f"{min(times[name]):.3f} to {max(times[name]):.3f}"
         kind = precision if name == "ours" else "fp32"
         rates = f"{flops[name] / middle / 1e9:.0f} GFLOP/s, {flops['mmseg'] / middle / 1e9:.0f} as asked for"
-        print(f"{name:6} {kind}  {middle:6.3f} s a picture ({spread}), {flops[name] / 1e9:.0f} GFLOP: {rates}")
-    print(f"ratio        {median(times['mmseg']) / median(times['ours']):6.2f} x, {same:.2%} of the labels equal")
-    print(f"convolution  {attainable(device, PRECISIONS[precision], clock, repeats):6.0f} GFLOP/s in {precision}")
+        print(
+            f"{name:6} {kind}  {middle:6.3f} s a picture ({spread}), {flops[name] / 1e9:.0f} GFLOP: {rates}"
+        )
+    print(
+        f"ratio        {median(times['mmseg']) / median(times['ours']):6.2f} x, {same:.2%} of the labels "
+        "equal"
+    )
+    print(
+        f"convolution  {attainable(device, PRECISIONS[precision], clock, repeats):6.0f} GFLOP/s in "
+        f"{precision}"
+    )
 
 
 def time_validator(repeats: int) -> None:
@@ -118,7 +130,9 @@ def time_validator(repeats: int) -> None:
     random = np.random.default_rng(0)
     points = random.integers(0, 1000, (60, 2))
     rows, columns = np.mgrid[:1000, :1000]
-    nearest = ((rows[..., None] - points[:, 0]) ** 2 + (columns[..., None] - points[:, 1]) ** 2).argmin(axis=-1)
+    nearest = ((rows[..., None] - points[:, 0]) ** 2 + (columns[..., None] - points[:, 1]) ** 2).argmin(
+        axis=-1
+    )
     labels = random.integers(0, 150, 60, dtype=np.uint8)[nearest]
     colors = colorize(labels)
     with io.BytesIO() as file:
@@ -130,7 +144,9 @@ def time_validator(repeats: int) -> None:
     for name, array in maps.items():
         validate_map(array)
         times = [cpu_seconds(lambda a=array: validate_map(a)) for _ in range(repeats)]
-        print(f"validator, 1 megapixel, {name:8} {median(times):6.3f} s ({min(times):.3f} to {max(times):.3f})")
+        print(
+            f"validator, 1 megapixel, {name:8} {median(times):6.3f} s ({min(times):.3f} to {max(times):.3f})"
+        )
 
 
 def main() -> None:
@@ -141,7 +157,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of torch on a CPU")
     parser.add_argument(
-        "--processor-time", action="store_true", help="count processor time of one thread: for a CPU that is busy"
+        "--processor-time",
+        action="store_true",
+        help="count processor time of one thread: for a CPU that is busy",
     )
     options = parser.parse_args()
     device = torch.device(options.device)

@@ -16,7 +16,7 @@ import cv2
 import torch
 
 from benchmarks.measure import machine
-from training.storybook import draw_scene
+from controlnet.storybook.dataset import draw_scene
 
 
 def draw_range(first: int, count: int, size: int) -> float:
@@ -28,7 +28,9 @@ def draw_range(first: int, count: int, size: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=2000, help="scenes in all (default 2000)")
     parser.add_argument("--size", type=int, default=256, help="side of a picture in pixels (default 256)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
@@ -42,8 +44,14 @@ def main() -> None:
         wall = time.perf_counter() - started
     drawn = share * options.workers
     print(machine(torch.device("cpu")))
-    print(f"{drawn / wall:.0f} scenes a second with {options.workers} processes, at {options.size} x {options.size}")
-    print(f"{1000 * busy / drawn:.1f} ms of a core for each; {busy / wall / options.workers:.0%} of the time on it")
+    print(
+        f"{drawn / wall:.0f} scenes a second with {options.workers} processes, at {options.size} x "
+        f"{options.size}"
+    )
+    print(
+        f"{1000 * busy / drawn:.1f} ms of a core for each; {busy / wall / options.workers:.0%} of the time "
+        "on it"
+    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Time and peak memory of loading a whole checkpoint: this project's `load_model` against the plain way.
 
     python -m benchmarks.load_checkpoint
-    python -m benchmarks.load_checkpoint --config models/cldm_v21.yaml --folder /some/disk --suffix .safetensors
+    python -m benchmarks.load_checkpoint --config models/cldm_v21.yaml --folder /some/disk --suffix
+    .safetensors
 
-A synthetic file with the keys and shapes of the definition (5.7 GB for SD 1.5 with control) is written to a temporary
-folder and deleted at the end. Each way runs in a process of its own; its peak is the kernel's VmHWM (Linux alone tells
-it), with Python, all libraries and mapped pages, as a ratio to the size of the file. The plain way is what the original
-did: build the model with random weights, `torch.load` the file, `load_state_dict`. Ways take turns, and the median of
-the times counts.
+A synthetic file with the keys and shapes of the definition (5.7 GB for SD 1.5 with control) is written to a
+temporary folder and deleted at the end. Each way runs in a process of its own; its peak is the kernel's VmHWM
+(Linux alone tells it), with Python, all libraries and mapped pages, as a ratio to the size of the file. The
+plain way is what the original
+did: build the model with random weights, `torch.load` the file, `load_state_dict`. Ways take turns, and the
+median of the times counts.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ def load(way: str, config: Path, path: Path) -> None:
         model.load_state_dict(read_whole(path))
     elapsed = time.perf_counter() - start
     tensors = [*model.parameters(), *model.buffers()]
-    if any(tensor.is_meta for tensor in tensors) or not any(p.any() for p in model.control_model.parameters()):
+    if any(tensor.is_meta for tensor in tensors) or not any(
+        p.any() for p in model.control_model.parameters()
+    ):
         raise RuntimeError(f"{way}: the model was not loaded")
     # Not getrusage: its maximum also counts the process that started this one.
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -77,7 +81,16 @@ def read_whole(path: Path) -> dict[str, torch.Tensor]:
 
 def measure(way: str, config: Path, path: Path, peaks: dict[str, int]) -> float:
     """Run `load` in a new process; notes its peak and returns its seconds."""
-    command = [sys.executable, "-m", "benchmarks.load_checkpoint", "--load", way, str(path), "--config", str(config)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.load_checkpoint",
+        "--load",
+        way,
+        str(path),
+        "--config",
+        str(config),
+    ]
     output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     result = json.loads(output.splitlines()[-1])
     peaks[way] = max(peaks.get(way, 0), result["peak"])
@@ -85,9 +98,13 @@ def measure(way: str, config: Path, path: Path, peaks: dict[str, int]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", type=Path, default=ROOT / "models" / "cldm_v15.yaml")
-    parser.add_argument("--folder", type=Path, help="where the file goes for the time of the run (default: temporary)")
+    parser.add_argument(
+        "--folder", type=Path, help="where the file goes for the time of the run (default: temporary)"
+    )
     parser.add_argument("--suffix", default=".ckpt", choices=[".ckpt", ".safetensors"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)

@@ -58,7 +58,8 @@ class Memory:
 def peak_memory(device: torch.device) -> Iterator[Memory]:
     """Most memory that the block held at once, beyond what was held when it began, in bytes.
 
-    On a GPU what torch allocates there; on a CPU the resident memory of the process, where Linux tells it, else 0.
+    On a GPU what torch allocates there; on a CPU the resident memory of the process, where Linux tells it,
+    else 0.
     """
     memory = Memory()
     if device.type == "cuda":
@@ -95,7 +96,9 @@ def _status(field: str) -> int:
 
 def weight_bytes(*modules: torch.nn.Module) -> int:
     """Memory of the parameters and buffers."""
-    return sum(t.numel() * t.element_size() for module in modules for t in [*module.parameters(), *module.buffers()])
+    return sum(
+        t.numel() * t.element_size() for module in modules for t in [*module.parameters(), *module.buffers()]
+    )
 
 
 def machine(device: torch.device) -> str:
@@ -109,4 +112,5 @@ def machine(device: torch.device) -> str:
     except (OSError, StopIteration):
         pass
     load = f"load {os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "load unknown"
-    return f"{model}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, {load}, torch {torch.__version__}"
+    threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    return f"{model}, {threads}, {load}, torch {torch.__version__}"

@@ -2,12 +2,13 @@
 
     python -m benchmarks.sampling_step --size 256 512 --dtype fp32 --device cpu
 
-Both sides hold the same random weights (860 M in the UNet, 361 M in the control copy, no layer left at zero), take the
-same latents and text, and must agree before they are timed. They take turns in one process; the median counts. A
-step is what a sampler repeats: control copy and UNet on the conditional and the unconditional half in one batch,
-guidance, the DDIM update. Ours is timed inside `DDIMSampler.sample`, from one callback to the next; the hint's
-embedding, which ours computes once per sampling, lies before the first. diffusers' step is the loop of its
-StableDiffusionControlNetPipeline, eager, which embeds the hint in every step.
+Both sides hold the same random weights (860 M in the UNet, 361 M in the control copy, no layer left at zero),
+take the same latents and text, and must agree before they are timed. They take turns in one process; the
+median counts. A
+step is what a sampler repeats: control copy and UNet on the conditional and the unconditional half in one
+batch, guidance, the DDIM update. Ours is timed inside `DDIMSampler.sample`, from one callback to the next;
+the hint's embedding, which ours computes once per sampling, lies before the first. diffusers' step is the
+loop of its StableDiffusionControlNetPipeline, eager, which embeds the hint in every step.
 """
 
 from __future__ import annotations
@@ -19,25 +20,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import (
+    convert_controlnet_checkpoint,
+    convert_ldm_unet_checkpoint,
+)
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from benchmarks.measure import interleaved, machine, median, peak_memory, synchronize, weight_bytes
-from ldm.torchvision_ops import declare_missing_ops
-
-declare_missing_ops()
-
-from diffusers import ControlNetModel, DDIMScheduler, UNet2DConditionModel  # noqa: E402
-from diffusers.loaders.single_file_utils import (  # noqa: E402
-    convert_controlnet_checkpoint,
-    convert_ldm_unet_checkpoint,
-)
-
-from cldm.cldm import ControlLDM  # noqa: E402
-from cldm.model import parameters_on_meta  # noqa: E402
-from ldm.models.diffusion.ddim import DDIMSampler  # noqa: E402
-from ldm.packing import pack_weights  # noqa: E402
-from ldm.util import instantiate_from_config  # noqa: E402
+from cldm.cldm import ControlLDM
+from cldm.model import parameters_on_meta
+from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.packing import pack_weights
+from ldm.util import instantiate_from_config
 
 CONFIG = Path(__file__).resolve().parent.parent / "models" / "cldm_v15.yaml"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -74,7 +70,9 @@ def random_model(config: DictConfig, device: torch.device, dtype: torch.dtype) -
     with parameters_on_meta():
         model = instantiate_from_config(config)
     generator = torch.Generator().manual_seed(0)
-    weights = {name: random_weight(name, p.shape, generator).to(dtype) for name, p in model.named_parameters()}
+    weights = {
+        name: random_weight(name, p.shape, generator).to(dtype) for name, p in model.named_parameters()
+    }
     model.load_state_dict(weights, strict=False, assign=True)
     return model.eval().requires_grad_(False).to(device)
 
@@ -90,7 +88,9 @@ def random_weight(name: str, shape: torch.Size, generator: torch.Generator) -> T
 class Peer:
     """diffusers' ControlNet pipeline around the very same tensors."""
 
-    def __init__(self, config: DictConfig, ours: ControlLDM, device: torch.device, clock: Clock = time.perf_counter):
+    def __init__(
+        self, config: DictConfig, ours: ControlLDM, device: torch.device, clock: Clock = time.perf_counter
+    ):
         self.device, self.clock = device, clock
         unet = config.params.unet_config.params
         sizes = {
@@ -104,7 +104,9 @@ class Peer:
             self.controlnet = ControlNetModel(**sizes).eval()
         state = ours.state_dict()
         self.unet.load_state_dict(convert_ldm_unet_checkpoint(state, self.unet.config), assign=True)
-        self.controlnet.load_state_dict(convert_controlnet_checkpoint(state, self.controlnet.config), assign=True)
+        self.controlnet.load_state_dict(
+            convert_controlnet_checkpoint(state, self.controlnet.config), assign=True
+        )
         self.scheduler = DDIMScheduler(
             beta_start=0.00085,
             beta_end=0.012,
@@ -116,7 +118,12 @@ class Peer:
 
     def predict(self, latents: Tensor, t: Tensor, texts: Tensor, hints: Tensor) -> Tensor:
         down, middle = self.controlnet(
-            latents, t, encoder_hidden_states=texts, controlnet_cond=hints, conditioning_scale=1.0, return_dict=False
+            latents,
+            t,
+            encoder_hidden_states=texts,
+            controlnet_cond=hints,
+            conditioning_scale=1.0,
+            return_dict=False,
         )
         return self.unet(
             latents,
@@ -136,7 +143,9 @@ class Peer:
         for t in self.scheduler.timesteps[:steps]:
             pair = self.scheduler.scale_model_input(torch.cat([latent] * 2), t)
             without, with_text = self.predict(pair, t, texts, hints).chunk(2)
-            latent = self.scheduler.step(without + SCALE * (with_text - without), t, latent, return_dict=False)[0]
+            latent = self.scheduler.step(
+                without + SCALE * (with_text - without), t, latent, return_dict=False
+            )[0]
             synchronize(self.device)
             done.append(self.clock())
         return done
@@ -187,7 +196,11 @@ def step_seconds(sample: Callable[[Inputs, int], list[float]], inputs: Inputs, s
 def check_agreement(ours: Ours, peer: Peer, inputs: Inputs) -> float:
     """Relative difference of the two predictions; raises where it is more than rounding."""
     latents = torch.cat([inputs.latent] * 2).to(inputs.text.dtype)
-    arguments = (latents, torch.tensor(501, device=latents.device), torch.cat([inputs.empty_text, inputs.text]))
+    arguments = (
+        latents,
+        torch.tensor(501, device=latents.device),
+        torch.cat([inputs.empty_text, inputs.text]),
+    )
     hints = torch.cat([inputs.hint] * 2)
     a, b = ours.predict(*arguments, hints).float(), peer.predict(*arguments, hints).float()
     difference = float((a - b).norm() / b.norm())
@@ -207,7 +220,9 @@ def compare(ours: Ours, peer: Peer, inputs: Inputs, repeats: int) -> None:
         with peak_memory(device) as memory:
             step_seconds(side.sample, inputs, steps=1)
         peaks[name] = memory.peak
-    times = interleaved({name: lambda s=side: step_seconds(s.sample, inputs) for name, side in sides.items()}, repeats)
+    times = interleaved(
+        {name: lambda s=side: step_seconds(s.sample, inputs) for name, side in sides.items()}, repeats
+    )
     for name in sides:
         spread = f"{min(times[name]):.3f} to {max(times[name]):.3f}"
         working = f"{peaks[name] / 2**20:.0f} MiB beside the weights"
@@ -218,13 +233,17 @@ def compare(ours: Ours, peer: Peer, inputs: Inputs, repeats: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, nargs="+", default=[256, 512], help="side of the picture, in pixels")
+    parser.add_argument(
+        "--size", type=int, nargs="+", default=[256, 512], help="side of the picture, in pixels"
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5, help="turns of two steps for each side")
     parser.add_argument("--threads", type=int, help="of torch on a CPU")
     parser.add_argument(
-        "--processor-time", action="store_true", help="count processor time of one thread: for a CPU that is busy"
+        "--processor-time",
+        action="store_true",
+        help="count processor time of one thread: for a CPU that is busy",
     )
     arguments = parser.parse_args()
     if arguments.processor_time or arguments.threads:

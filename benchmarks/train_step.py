@@ -1,12 +1,13 @@
-"""One training step of ControlNet at SD 1.5 size: the ways to save time and memory, against what the original does.
+"""One training step of ControlNet at SD 1.5 size: the ways to save time and memory, against what the original
+does.
 
     python -m benchmarks.train_step --size 256 --device cpu
 
-One model of random weights (no layer left at zero) takes the same batch in every way, with the same noise and AdamW
-over the control copy. The original locks Stable Diffusion by not giving its weights to the optimizer: gradients are
-computed for the UNet's decoder all the same, and all activations are computed twice; its AdamW is torch's default, ours
-the fused one. The gradients of the control copy must agree before anything is timed. The ways take turns in one
-process; the median counts.
+One model of random weights (no layer left at zero) takes the same batch in every way, with the same noise and
+AdamW over the control copy. The original locks Stable Diffusion by not giving its weights to the optimizer:
+gradients are computed for the UNet's decoder all the same, and all activations are computed twice; its AdamW
+is torch's default, ours the fused one. The gradients of the control copy must agree before anything is timed.
+The ways take turns in one process; the median counts.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from benchmarks.measure import interleaved, machine, median, peak_memory, seconds
 from cldm.cldm import ControlLDM
 from cldm.model import create_model
-from training.run import set_checkpointing
+from controlnet.training.run import set_checkpointing
 
 CONFIG = Path(__file__).resolve().parent.parent / "models" / "cldm_v15.yaml"
 TOLERANCE = 1e-4
@@ -34,7 +35,7 @@ class Way:
 
     Attributes:
         frozen: no gradients for what is not trained.
-        checkpointing: whose activations are computed again; see `training.run.set_checkpointing`.
+        checkpointing: whose activations are computed again; see `controlnet.training.run.set_checkpointing`.
         cached: VAE and text encoder ran before.
         fused: torch's fused AdamW instead of its default.
     """
@@ -78,7 +79,9 @@ class TrainStep:
             "noise_seed": torch.arange(batch_size),
         }
         with torch.no_grad():
-            moments = self.model.encode_first_stage(self.batch["jpg"].permute(0, 3, 1, 2).contiguous()).parameters
+            moments = self.model.encode_first_stage(
+                self.batch["jpg"].permute(0, 3, 1, 2).contiguous()
+            ).parameters
             context = self.model.get_learned_conditioning(self.batch["txt"])
         self.cached_batch = {**self.batch, "moments": moments, "context": context}
 
@@ -125,7 +128,8 @@ def run(
     """Compare gradients, then time the ways of these names and the original's.
 
     Returns:
-        by way: ``seconds`` (median), ``peak`` (bytes beyond weights and optimizer state), ``error`` of the gradients.
+        by way: ``seconds`` (median), ``peak`` (bytes beyond weights and optimizer state), ``error`` of the
+            gradients.
 
     Raises:
         RuntimeError: the gradients of a way differ from the original way's by more than 1e-4.
@@ -166,19 +170,26 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     for name, result in results.items():
         speed = baseline / result["seconds"]
         lines.append(
-            f"{name:30} {result['seconds']:8.2f} {speed:14.2f} {result['peak'] / 1e9:8.2f} {result['error']:17.1e}"
+            f"{name:30} {result['seconds']:8.2f} {speed:14.2f} {result['peak'] / 1e9:8.2f} "
+            f"{result['error']:17.1e}"
         )
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=256, help="side of the picture in pixels (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=1, help="pictures per step (%(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="timed steps of each way (%(default)s)")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help="only these")
+    parser.add_argument(
+        "--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help="only these"
+    )
     parser.add_argument("--threads", type=int, help="threads of the CPU (torch's own choice)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)"
+    )
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)

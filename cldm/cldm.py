@@ -1,7 +1,7 @@
 """ControlNet: a locked UNet, and a trainable copy of its encoder that steers it through zero convolutions.
 
-Sources: "Adding Conditional Control to Text-to-Image Diffusion Models" (arXiv 2302.05543), and cldm/cldm.py of the
-original.
+Sources: "Adding Conditional Control to Text-to-Image Diffusion Models" (arXiv 2302.05543), and cldm/cldm.py
+of the original.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cldm.areas import area_weights
+from controlnet.conditions.seg.areas import area_weights
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.image_log import log_latent_images
 from ldm.modules.diffusionmodules.openaimodel import (
@@ -47,8 +47,8 @@ class ControlledUnetModel(UNetModel):
             x: ``[B, in_channels, H, W]``.
             timesteps: ``[B]``.
             context: text embedding ``[B, M, context_dim]``.
-            control: `ControlNet`'s outputs, one for each skip connection and the last for the middle block, or None.
-                With fewer than B rows they steer the first rows only. The list is not changed.
+            control: `ControlNet`'s outputs, one for each skip connection and the last for the middle block,
+                or None. With fewer than B rows they steer the first rows only. The list is not changed.
             only_mid_control: use only the last.
 
         Returns:
@@ -74,7 +74,8 @@ def _add_control(h: torch.Tensor, control: torch.Tensor) -> torch.Tensor:
 
 
 class ControlNet(nn.Module):
-    """The trainable copy: the UNet's encoder, a small network for the hint, and a zero convolution at every output.
+    """The trainable copy: the UNet's encoder, a small network for the hint, and a zero convolution at every
+    output.
 
     Args:
         hint_channels: channels of the control picture, 3 for RGB.
@@ -144,9 +145,13 @@ class ControlNet(nn.Module):
         return self.input_blocks[0][0].weight.dtype
 
     def embed_hint(self, hint: torch.Tensor) -> torch.Tensor:
-        """Hint ``[B, hint_channels, 8H, 8W]`` in [0, 1] -> ``[B, model_channels, H, W]``; no time step enters here."""
+        """Hint ``[B, hint_channels, 8H, 8W]`` in [0, 1] -> ``[B, model_channels, H, W]``; no time step enters
+        here.
+        """
         if hint.ndim != 4 or hint.shape[1] != self.hint_channels:
-            raise ValueError(f"got a hint of shape {tuple(hint.shape)}; expected [B, {self.hint_channels}, H, W]")
+            raise ValueError(
+                f"got a hint of shape {tuple(hint.shape)}; expected [B, {self.hint_channels}, H, W]"
+            )
         return self.input_hint_block(hint.to(self.dtype), None)
 
     def forward(
@@ -158,7 +163,8 @@ class ControlNet(nn.Module):
         hint_embedding: torch.Tensor | None = None,
         **kwargs,
     ) -> list[torch.Tensor]:
-        """Outputs to be added to the UNet's skip connections, from first to last, and then to its middle block.
+        """Outputs to be added to the UNet's skip connections, from first to last, and then to its middle
+        block.
 
         Args:
             x: noisy latent ``[B, in_channels, H, W]``.
@@ -167,7 +173,9 @@ class ControlNet(nn.Module):
             context: text embedding ``[B, M, context_dim]``.
             hint_embedding: `embed_hint`'s result, where it is there already; ``hint`` may then be None.
         """
-        guided = self.embed_hint(hint) if hint_embedding is None else hint_embedding  # [B, model_channels, H, W]
+        guided = (
+            self.embed_hint(hint) if hint_embedding is None else hint_embedding
+        )  # [B, model_channels, H, W]
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(self.dtype))
         h, context = x.to(self.dtype), context.to(self.dtype)
         if guided.shape[-2:] != h.shape[-2:]:
@@ -195,8 +203,8 @@ class ControlLDM(LatentDiffusion):
         only_mid_control: feed only the middle block's control to the UNet.
 
     Attributes:
-        control_scales: a factor for each of the control copy's outputs (13 for Stable Diffusion). A condition may carry
-            its own under the key "control_scales", which two requests on one model need.
+        control_scales: a factor for each of the control copy's outputs (13 for Stable Diffusion). A condition
+            may carry its own under the key "control_scales", which two requests on one model need.
         sd_locked: train the control copy alone; False trains the UNet's decoder too.
         area_balance: above 0, small areas of the hint count for more in the loss; see `area_weights`.
     """
@@ -239,16 +247,18 @@ class ControlLDM(LatentDiffusion):
         """The steered UNet's output for noisy latents ``[B, 4, h, w]`` at time steps ``[B]``.
 
         Args:
-            cond: ``c_crossattn``: list of text embeddings ``[B, M, D]``; ``c_concat``: list of hints ``[B, 3, 8h, 8w]``
-                in [0, 1], or None for no control. Hints with fewer than B rows steer the first rows only. Optional:
-                ``control_scales``, and ``hint_embedding`` as `prepare_condition` adds it.
+            cond: ``c_crossattn``: list of text embeddings ``[B, M, D]``; ``c_concat``: list of hints ``[B, 3,
+                8h, 8w]`` in [0, 1], or None for no control. Hints with fewer than B rows steer the first rows
+                only. Optional: ``control_scales``, and ``hint_embedding`` as `prepare_condition` adds it.
         """
         context = torch.cat(list(cond["c_crossattn"]), dim=1)
         control = None
         if cond.get("c_concat") is not None:
             control = self._control(x_noisy, t, context, cond)
         unet = self.model.diffusion_model
-        return unet(x=x_noisy, timesteps=t, context=context, control=control, only_mid_control=self.only_mid_control)
+        return unet(
+            x=x_noisy, timesteps=t, context=context, control=control, only_mid_control=self.only_mid_control
+        )
 
     def _control(
         self, x_noisy: torch.Tensor, t: torch.Tensor, context: torch.Tensor, cond: Mapping[str, Any]
@@ -257,7 +267,9 @@ class ControlLDM(LatentDiffusion):
         hint = torch.cat(list(cond["c_concat"]), dim=1)
         rows = hint.shape[0]
         if rows > x_noisy.shape[0]:
-            raise ValueError(f"got {rows} hints for a batch of {x_noisy.shape[0]} latents; expected as many or fewer")
+            raise ValueError(
+                f"got {rows} hints for a batch of {x_noisy.shape[0]} latents; expected as many or fewer"
+            )
         control = self.control_model(
             x=x_noisy[:rows],
             hint=hint,
@@ -268,7 +280,9 @@ class ControlLDM(LatentDiffusion):
         scales = cond.get("control_scales")
         scales = self.control_scales if scales is None else scales
         if len(scales) < len(control):
-            raise ValueError(f"got {len(scales)} control scales; expected {len(control)}, one for each output")
+            raise ValueError(
+                f"got {len(scales)} control scales; expected {len(control)}, one for each output"
+            )
         # More scales than outputs are fine: scripts set 13, also for smaller models.
         return [output * scale for output, scale in zip(control, scales, strict=False)]
 
@@ -276,7 +290,10 @@ class ControlLDM(LatentDiffusion):
         """Add what stays the same over a whole sampling: the embedding of the hint."""
         if cond.get("c_concat") is None or "hint_embedding" in cond:
             return cond
-        return {**cond, "hint_embedding": self.control_model.embed_hint(torch.cat(list(cond["c_concat"]), dim=1))}
+        return {
+            **cond,
+            "hint_embedding": self.control_model.embed_hint(torch.cat(list(cond["c_concat"]), dim=1)),
+        }
 
     def place_weights(self, cond: Mapping[str, Any]) -> torch.Tensor | None:
         if not self.area_balance or cond.get("c_concat") is None:
@@ -315,8 +332,8 @@ class ControlLDM(LatentDiffusion):
             plot_diffusion_rows: also the way from picture to noise.
             unconditional_guidance_scale: above 1, samples with guidance are made, named after the scale.
             use_ema_scope: sample with the averaged weights, where there are any.
-            quantize_denoised, inpaint, plot_progressive_rows, unconditional_guidance_label: kept from the original,
-                which never used them.
+            quantize_denoised, inpaint, plot_progressive_rows, unconditional_guidance_label: kept from the
+                original, which never used them.
         """
         latent, cond = self.get_input(batch, self.first_stage_key, bs=N)
         captions = list(batch[self.cond_stage_key])[:N]
@@ -342,8 +359,8 @@ class ControlLDM(LatentDiffusion):
         return {"c_concat": cond["c_concat"], "c_crossattn": [self.get_unconditional_conditioning(rows)]}
 
     def trained_modules(self) -> list[nn.Module]:
-        """What `configure_optimizers` trains: the control copy, the UNet's decoder where SD is not locked, and the text
-        encoder where it is trainable."""
+        """What `configure_optimizers` trains: the control copy, the UNet's decoder where SD is not locked,
+        and the text encoder where it is trainable."""
         unet = self.model.diffusion_model
         decoder = [] if self.sd_locked else [unet.output_blocks, unet.out]
         text = [self.cond_stage_model] if self.cond_stage_trainable else []
@@ -355,7 +372,9 @@ class ControlLDM(LatentDiffusion):
             self.control_model.zero_convs.requires_grad_(False)
 
     def low_vram_shift(self, is_diffusing: bool) -> None:
-        """Keep on the accelerator only what the next stage needs: UNet and control copy, or VAE and text encoder."""
+        """Keep on the accelerator only what the next stage needs: UNet and control copy, or VAE and text
+        encoder.
+        """
         device = next((p.device for p in self.parameters() if p.device.type != "cpu"), torch.device("cpu"))
         for module in (self.model, self.control_model):
             module.to(device if is_diffusing else "cpu")

@@ -1,7 +1,8 @@
 """State dicts of ControlNet models made from those of others: pure functions from names to tensors.
 
-A control copy starts as the UNet's encoder, so ``control_model.X`` corresponds to ``model.diffusion_model.X``. What has
-no such counterpart (zero convolutions, the hint block) is the control's own.
+A control copy starts as the UNet's encoder, so ``control_model.X`` corresponds to
+``model.diffusion_model.X``. What has no such counterpart (zero convolutions, the hint block) is the control's
+own.
 
 Sources: tool_add_control.py and tool_transfer_control.py of the original.
 """
@@ -41,19 +42,22 @@ def add_control(weights: StateDict, scratch: StateDict) -> tuple[dict[str, Tenso
 
     Args:
         weights: Stable Diffusion's.
-        scratch: those of a freshly built ControlNet model. They give names, order, shapes and types, and the values of
+        scratch: those of a freshly built ControlNet model. They give names, order, shapes and types, and the
+            values of
             new keys: parts of the control that have no counterpart, and schedules. The others are on meta.
 
     Returns:
-        The model's whole state dict, in the order of ``scratch``; tensors without a change of type are those of
-        ``weights``, not copies. And the names of the new keys.
+        The model's whole state dict, in the order of ``scratch``; tensors without a change of type are those
+        of ``weights``, not copies. And the names of the new keys.
 
     Raises:
         WeightsError: Stable Diffusion's part is incomplete, or shapes differ.
     """
     new = [key for key in scratch if counterpart(key) not in weights]
     if missing := [key for key in new if scratch[key].is_meta and not key.startswith(CONTROL)]:
-        raise WeightsError(f"these weights lack {len(missing)} keys of Stable Diffusion ({first_few(missing)})")
+        raise WeightsError(
+            f"these weights lack {len(missing)} keys of Stable Diffusion ({first_few(missing)})"
+        )
     shapes = [
         f"{counterpart(key)}: {list(weights[counterpart(key)].shape)}, not {list(tensor.shape)}"
         for key, tensor in scratch.items()
@@ -62,12 +66,15 @@ def add_control(weights: StateDict, scratch: StateDict) -> tuple[dict[str, Tenso
     if shapes:
         raise WeightsError(f"{len(shapes)} shapes do not fit the model definition ({first_few(shapes)})")
     state = {
-        key: tensor if key in new else weights[counterpart(key)].to(tensor.dtype) for key, tensor in scratch.items()
+        key: tensor if key in new else weights[counterpart(key)].to(tensor.dtype)
+        for key, tensor in scratch.items()
     }
     return state, new
 
 
-def transfer_control(base: StateDict, control: StateDict, target: StateDict) -> tuple[dict[str, Tensor], list[str]]:
+def transfer_control(
+    base: StateDict, control: StateDict, target: StateDict
+) -> tuple[dict[str, Tensor], list[str]]:
     """Move a control from the model it was trained on to another of the same architecture.
 
     Every weight of UNet and control becomes ``control + (target - base)``, where base and target are read at
@@ -79,8 +86,8 @@ def transfer_control(base: StateDict, control: StateDict, target: StateDict) -> 
         target: the model to be steered.
 
     Returns:
-        The whole state dict in the order of ``control``, and the names of the keys of VAE and text encoder that the
-        target lacks and that were taken from ``control``.
+        The whole state dict in the order of ``control``, and the names of the keys of VAE and text encoder
+        that the target lacks and that were taken from ``control``.
 
     Raises:
         WeightsError: a weight is missing in one of the three, or its shapes differ.
@@ -116,7 +123,8 @@ def _check_offsets(base: StateDict, control: StateDict, target: StateDict) -> No
                 raise WeightsError(f"the {role} lacks {name}; it must be a whole Stable Diffusion model")
             if state[name].shape != tensor.shape:
                 raise WeightsError(
-                    f"{name} has the shape {list(state[name].shape)} in the {role} and {list(tensor.shape)} in the "
+                    f"{name} has the shape {list(state[name].shape)} in the {role} and {list(tensor.shape)} "
+                    "in the "
                     "control; all three must be of one version of Stable Diffusion"
                 )
 
@@ -133,13 +141,16 @@ def _offset(tensor: Tensor, base: Tensor | None, target: Tensor | None) -> Tenso
 def control_part(control: StateDict) -> dict[str, Tensor]:
     """What a control brings to another base: its ``control_model.*``.
 
-    Of a file that is no whole model everything: training that does not lock Stable Diffusion also saves the decoder.
+    Of a file that is no whole model everything: training that does not lock Stable Diffusion also saves the
+    decoder.
 
     Raises:
         WeightsError: there are no ``control_model.*`` keys.
     """
     if not any(key.startswith(CONTROL) for key in control):
-        raise WeightsError(f"the control has no {CONTROL}* keys, so it is no ControlNet ({first_few(list(control))})")
+        raise WeightsError(
+            f"the control has no {CONTROL}* keys, so it is no ControlNet ({first_few(list(control))})"
+        )
     prefix = CONTROL if _is_whole(control) else ""
     return {key: tensor for key, tensor in control.items() if key.startswith(prefix)}
 
@@ -161,7 +172,9 @@ def merge_control(base: StateDict, control: StateDict) -> dict[str, Tensor]:
         if counterpart(key) in base and base[counterpart(key)].shape != tensor.shape
     ]
     if shapes:
-        raise WeightsError(f"base and control are of different versions of Stable Diffusion ({first_few(shapes)})")
+        raise WeightsError(
+            f"base and control are of different versions of Stable Diffusion ({first_few(shapes)})"
+        )
     return {**_without_control(base), **part}
 
 
@@ -170,5 +183,7 @@ def _is_whole(control: StateDict) -> bool:
 
 
 def _without_control(state: StateDict) -> dict[str, Tensor]:
-    """Without the averages of training either, which know of no new control and take as much room as the UNet."""
+    """Without the averages of training either, which know of no new control and take as much room as the
+    UNet.
+    """
     return {key: tensor for key, tensor in state.items() if not key.startswith((CONTROL, "model_ema."))}

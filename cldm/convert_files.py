@@ -1,7 +1,8 @@
-"""The conversions of :mod:`cldm.convert` from file to file: everything is checked first, then written atomically.
+"""The conversions of :mod:`cldm.convert` from file to file: everything is checked first, then written
+atomically.
 
-Inputs are memory-mapped: their pages count as the process's memory, but the system may drop them at any time. Memory
-that it cannot drop is taken by new and changed weights alone.
+Inputs are memory-mapped: their pages count as the process's memory, but the system may drop them at any time.
+Memory that it cannot drop is taken by new and changed weights alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from ldm.weights import WeightsError, check_can_save, map_state_dict, save_state
 def add_control_to_file(
     source: Path, output: Path, config: Path, *, force: bool = False, progress: bool = False
 ) -> list[str]:
-    """Write ``source`` (Stable Diffusion) with a fresh control to ``output``; a control that it has is not kept.
+    """Write ``source`` (Stable Diffusion) with a fresh control to ``output``; a control that it has is not
+    kept.
 
     Args:
         source: ``.ckpt``, ``.pth`` or ``.safetensors``, of the version that ``config`` defines.
@@ -52,11 +54,12 @@ def add_control_to_file(
 def transfer_control_to_file(
     base: Path, control: Path, target: Path, output: Path, *, force: bool = False, progress: bool = False
 ) -> list[str]:
-    """Write ``target`` steered by a ``control`` that was trained on ``base``: :func:`cldm.convert.transfer_control`.
+    """Write ``target`` steered by a ``control`` that was trained on ``base``:
+    :func:`cldm.convert.transfer_control`.
 
     Returns:
-        The names of the keys that the target lacks and the control file gave. Other arguments and errors as in
-        :func:`add_control_to_file`.
+        The names of the keys that the target lacks and the control file gave. Other arguments and errors as
+        in :func:`add_control_to_file`.
     """
     _check_output(output, force)
     states = [map_state_dict(path) for path in (base, control, target)]
@@ -71,7 +74,8 @@ def transfer_control_to_file(
 def merge_control_to_file(
     base: Path, control: Path, output: Path, *, force: bool = False, progress: bool = False
 ) -> int:
-    """Write ``base`` (Stable Diffusion) with the control of another file; see :func:`cldm.convert.merge_control`.
+    """Write ``base`` (Stable Diffusion) with the control of another file; see
+    :func:`cldm.convert.merge_control`.
 
     Returns:
         The number of the control's tensors. Other arguments and errors as in :func:`add_control_to_file`.

@@ -7,28 +7,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from PIL import Image
-
-from ldm.torchvision_ops import declare_missing_ops
-
-declare_missing_ops()
-
-import pytorch_lightning as pl  # noqa: E402
-from pytorch_lightning.loggers import TensorBoardLogger  # noqa: E402
-from pytorch_lightning.utilities import rank_zero_only  # noqa: E402
-from torchvision.utils import make_grid  # noqa: E402
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+from torchvision.utils import make_grid
 
 
 class ImageLogger(pl.Callback):
     """Every so many batches, writes what the model's ``log_images`` gives.
 
-    Files are ``<save_dir>/image_log/<split>/<name>_gs-<step>_e-<epoch>_b-<batch>.png``, where ``save_dir`` is the
-    trainer's logger's folder, or the trainer's root. Making the pictures takes nothing from the random numbers that
-    training draws, and always starts from the same seed, so that pictures of different steps can be compared.
+    Files are ``<save_dir>/image_log/<split>/<name>_gs-<step>_e-<epoch>_b-<batch>.png``, where ``save_dir`` is
+    the trainer's logger's folder, or the trainer's root. Making the pictures takes nothing from the random
+    numbers that training draws, and always starts from the same seed, so that pictures of different steps can
+    be compared.
 
-    The arguments are the original's (cldm/logger.py), which ignored ``increase_log_steps``, ``log_on_batch_idx`` and
-    ``log_first_step``. What it did is ``log_first_step=True, increase_log_steps=False, log_on_batch_idx=True``.
+    The arguments are the original's (cldm/logger.py), which ignored ``increase_log_steps``,
+    ``log_on_batch_idx`` and ``log_first_step``. What it did is ``log_first_step=True,
+    increase_log_steps=False, log_on_batch_idx=True``.
 
     Args:
         batch_frequency: write every so many steps.
@@ -58,7 +55,9 @@ class ImageLogger(pl.Callback):
     ):
         super().__init__()
         if batch_frequency < 1:
-            raise ValueError(f"batch_frequency must be at least 1, got {batch_frequency}; disabled=True switches off.")
+            raise ValueError(
+                f"batch_frequency must be at least 1, got {batch_frequency}; disabled=True switches off."
+            )
         self.batch_freq = batch_frequency
         self.max_images = max_images
         self.clamp = clamp
@@ -68,7 +67,9 @@ class ImageLogger(pl.Callback):
         self.log_first_step = log_first_step
         self.log_images_kwargs = dict(log_images_kwargs or {})
         self.seed = seed
-        self.log_steps = [2**n for n in range(int(math.log2(batch_frequency)) + 1)] if increase_log_steps else []
+        self.log_steps = (
+            [2**n for n in range(int(math.log2(batch_frequency)) + 1)] if increase_log_steps else []
+        )
         self._last_logged: int | None = None
 
     def check_frequency(self, check_idx: int) -> bool:
@@ -77,7 +78,9 @@ class ImageLogger(pl.Callback):
             return self.log_first_step
         return check_idx % self.batch_freq == 0 or check_idx in self.log_steps
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int):
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ):
         # Before the step: at step N the weights are those after N updates.
         check_idx = batch_idx if self.log_on_batch_idx else trainer.global_step
         is_new = self.log_on_batch_idx or check_idx != self._last_logged  # accumulation repeats a step
@@ -86,7 +89,9 @@ class ImageLogger(pl.Callback):
             self.log_img(pl_module, batch, batch_idx)
 
     @rank_zero_only
-    def log_img(self, pl_module: pl.LightningModule, batch: Any, batch_idx: int, split: str = "train") -> None:
+    def log_img(
+        self, pl_module: pl.LightningModule, batch: Any, batch_idx: int, split: str = "train"
+    ) -> None:
         """Make and write the pictures for a batch."""
         if self.max_images < 1 or not callable(getattr(pl_module, "log_images", None)):
             return
@@ -99,7 +104,9 @@ class ImageLogger(pl.Callback):
                     logger.experiment.add_image(f"{split}/{name}", grid, pl_module.global_step)
 
     def make_images(self, pl_module: pl.LightningModule, batch: Any) -> dict[str, torch.Tensor]:
-        """Float pictures ``[N, 3, H, W]`` on the CPU by name, in [-1, 1] if ``clamp`` is set, N ≤ ``max_images``."""
+        """Float pictures ``[N, 3, H, W]`` on the CPU by name, in [-1, 1] if ``clamp`` is set, N ≤
+        ``max_images``.
+        """
         trained = [module for module in pl_module.modules() if module.training]
         accelerators = [pl_module.device.index or 0] if pl_module.device.type == "cuda" else []
         pl_module.eval()
@@ -138,7 +145,9 @@ class ImageLogger(pl.Callback):
         root.mkdir(parents=True, exist_ok=True)
         for name, grid in self.grids(images).items():
             array = (grid.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()  # [H, W, 3]
-            Image.fromarray(array).save(root / f"{name}_gs-{global_step:06}_e-{current_epoch:06}_b-{batch_idx:06}.png")
+            Image.fromarray(array).save(
+                root / f"{name}_gs-{global_step:06}_e-{current_epoch:06}_b-{batch_idx:06}.png"
+            )
 
     @staticmethod
     def save_dir(trainer: pl.Trainer) -> Path:

@@ -33,7 +33,10 @@ HARMLESS_KEYS = ("model_ema.*", "first_stage_model.loss.*", "*.position_ids")
 
 _CONTEXT_WEIGHT = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 _FIRST_WEIGHT = "model.diffusion_model.input_blocks.0.0.weight"
-_VERSIONS = {768: "Stable Diffusion 1.x, models/cldm_v15.yaml", 1024: "Stable Diffusion 2.x, models/cldm_v21.yaml"}
+_VERSIONS = {
+    768: "Stable Diffusion 1.x, models/cldm_v15.yaml",
+    1024: "Stable Diffusion 2.x, models/cldm_v21.yaml",
+}
 
 
 def get_state_dict(d: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -69,8 +72,8 @@ def load_model(
 ) -> ControlLDM:
     """Build a model around the weights of a file, ready for sampling.
 
-    No weight is initialised or in memory twice: the peak is the model's size in ``dtype`` and an eighth of the
-    file. The weights are copies, so the file may be changed or deleted while the model lives.
+    No weight is initialised or in memory twice: the peak is the model's size in ``dtype`` and an eighth of
+    the file. The weights are copies, so the file may be changed or deleted while the model lives.
 
     Args:
         config_path: YAML model definition.
@@ -84,7 +87,8 @@ def load_model(
         The model in eval mode.
 
     Raises:
-        WeightsError: the file cannot be read or does not fit the definition; the text says what it seems to be.
+        WeightsError: the file cannot be read or does not fit the definition; the text says what it seems to
+            be.
         ValueError: the definition is at fault.
     """
     with parameters_on_meta():
@@ -141,23 +145,30 @@ def parameters_on_meta() -> Iterator[None]:
 
 
 def advice_for(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], needs_control: bool = True) -> str:
-    """What the weights ``state`` seem to be, given that they do not fit ``wanted``, and what to do with them."""
+    """What the weights ``state`` seem to be, given that they do not fit ``wanted``, and what to do with
+    them.
+    """
     keys = state.keys()
     if any("lora" in key.lower() for key in keys):
         return "The file is a LoRA: a small change to a model, not a model. Merge it into a checkpoint first."
     if _has(keys, "down_blocks.", "unet.", "controlnet_cond_embedding."):
-        return "The file has the layout of diffusers; get the original .ckpt, .pth or .safetensors checkpoint."
+        return (
+            "The file has the layout of diffusers; get the original .ckpt, .pth or .safetensors checkpoint."
+        )
     if _has(keys, "conditioner.embedders."):
         return "The file is Stable Diffusion XL, which this model definition is not for."
     if not _has(keys, "model.diffusion_model."):
         if _has(keys, "control_model."):
             return (
-                "The file is a ControlNet alone. Give Stable Diffusion as the weights and this file as control, or "
+                "The file is a ControlNet alone. Give Stable Diffusion as the weights and this file as "
+                "control, or "
                 "put both together with tool_merge_control.py."
             )
         if _has(keys, "decoder.", "first_stage_model."):
             return "The file is a VAE alone, not a whole model."
-        return "The file is no Stable Diffusion; a whole model has keys that begin with model.diffusion_model."
+        return (
+            "The file is no Stable Diffusion; a whole model has keys that begin with model.diffusion_model."
+        )
     found, expected = (_width(tensors, _CONTEXT_WEIGHT) for tensors in (state, wanted))
     if found != expected:
         known = _VERSIONS.get(found, f"a model with text embeddings {found} wide")
@@ -166,7 +177,8 @@ def advice_for(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], needs_
         return "The file is an inpainting model, whose UNet takes 9 channels."
     if needs_control and not _has(keys, "control_model."):
         return (
-            "The file is Stable Diffusion without control: put a ControlNet in with tool_merge_control.py, or start a "
+            "The file is Stable Diffusion without control: put a ControlNet in with tool_merge_control.py, "
+            "or start a "
             "new one with tool_add_control.py."
         )
     return "Check that the model definition and the file belong together."

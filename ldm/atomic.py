@@ -19,11 +19,12 @@ except ImportError:  # Windows, where a file that is open cannot be deleted: tha
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Give a temporary path to write to; it replaces ``path`` when the block ends, and only if it ends well.
 
-    The temporary file lies in the same folder (so the same file system) and keeps the suffix. After an exception it is
-    removed and ``path`` is as it was. After a kill it stays behind, and the next save to the same ``path`` removes it:
-    each writer holds a lock on its file, which the system drops when the writer dies, so a second writer that is alive
-    is left alone (of two, the later rename wins). So write into the file that is there: not with a function that puts
-    another in its place, like safetensors' ``save_file``. A symbolic link is replaced, not what it points to.
+    The temporary file lies in the same folder (so the same file system) and keeps the suffix. After an
+    exception it is removed and ``path`` is as it was. After a kill it stays behind, and the next save to the
+    same ``path`` removes it: each writer holds a lock on its file, which the system drops when the writer
+    dies, so a second writer that is alive is left alone (of two, the later rename wins). So write into the
+    file that is there: not with a function that puts another in its place, like safetensors' ``save_file``. A
+    symbolic link is replaced, not what it points to.
 
     Raises:
         OSError: the folder does not exist or cannot be written to, or flushing failed.
@@ -67,7 +68,9 @@ def _create_partial(path: Path) -> tuple[Path, int | None]:
 def _remove_abandoned(path: Path) -> None:
     pattern = re.compile(re.escape(_prefix(path)) + r"[0-9a-f]{8}\.partial" + re.escape(path.suffix))
     for partial in (entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name)):
-        with contextlib.suppress(OSError):  # gone by now, another user's, or locked because its writer is alive
+        with contextlib.suppress(
+            OSError
+        ):  # gone by now, another user's, or locked because its writer is alive
             if fcntl is None:
                 partial.unlink()
             else:

@@ -1,8 +1,9 @@
 """Weights laid out for oneDNN ahead of time, for faster inference on a CPU.
 
-Eager torch lays a convolution's weights out anew on every call; for a UNet's wide layers on small feature maps that
-takes longer than the convolution itself. Packed layers do it once for each input shape. They hold no second copy of
-their weights, give the same state dict, and cannot be trained; `unpack_weights` makes them ordinary again.
+Eager torch lays a convolution's weights out anew on every call; for a UNet's wide layers on small feature
+maps that takes longer than the convolution itself. Packed layers do it once for each input shape. They hold
+no second copy of their weights, give the same state dict, and cannot be trained; `unpack_weights` makes them
+ordinary again.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ def can_pack() -> bool:
 def pack_weights(model: nn.Module) -> int:
     """Replace the convolutions and linear layers of a model on the CPU by packed ones, in place.
 
-    Layers that are on another device, of another type than float32 or bfloat16, or have an unusual form, stay as they
-    are. Numbers change by rounding only.
+    Layers that are on another device, of another type than float32 or bfloat16, or have an unusual form, stay
+    as they are. Numbers change by rounding only.
 
     Returns:
         how many layers were replaced.
@@ -72,7 +73,9 @@ class _Layout(NamedTuple):
 
 
 class _PackedLayer(nn.Module):
-    """What packed layers have in common. The layout is one attribute, so that threads with two shapes do no harm."""
+    """What packed layers have in common. The layout is one attribute, so that threads with two shapes do no
+    harm.
+    """
 
     def __init__(self, layer: nn.Module):
         super().__init__()
@@ -86,7 +89,9 @@ class _PackedLayer(nn.Module):
 
     def _weight_for(self, x: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
-            raise ValueError("packed weights take no gradients; call ldm.packing.unpack_weights(model) before training")
+            raise ValueError(
+                "packed weights take no gradients; call ldm.packing.unpack_weights(model) before training"
+            )
         layout = self._layout
         if layout.input_shape != x.shape:
             layout = self._layout = _Layout(self._pack(_dense(layout.weight), x), x.shape)
@@ -106,7 +111,8 @@ class _PackedLayer(nn.Module):
         probe = fn(torch.empty(0, dtype=self.weight.dtype))
         if probe.device.type != "cpu" or probe.dtype != self.weight.dtype:
             raise ValueError(
-                f"packed weights stay {self.weight.dtype} on the CPU; to have them as {probe.dtype} on {probe.device}, "
+                f"packed weights stay {self.weight.dtype} on the CPU; to have them as {probe.dtype} on "
+                f"{probe.device}, "
                 "call ldm.packing.unpack_weights(model) first"
             )
         return super()._apply(fn, recurse)
@@ -130,7 +136,9 @@ class PackedConv2d(_PackedLayer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         weight = self._weight_for(x)
-        return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *self.geometry, 1, "none", [], "")
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, weight, self.bias, *self.geometry, 1, "none", [], ""
+        )
 
     def unpacked(self) -> nn.Conv2d:
         """The ordinary layer."""

@@ -1,10 +1,10 @@
 """Reading pickled checkpoints without running anything that is in them.
 
 A ``.ckpt`` or ``.pth`` file is a pickle, and a pickle may name any importable function and call it. torch's
-weights-only unpickler refuses every name that tensors do not need. Stable Diffusion's own checkpoints name a few more:
-Lightning's ``ModelCheckpoint`` (a key of its "callbacks"), numpy scalars (its best score), and the detector's may hold
-numpy arrays (its "meta"). Nothing of that is a weight, so those names, and no others, resolve to a stand-in that does
-nothing.
+weights-only unpickler refuses every name that tensors do not need. Stable Diffusion's own checkpoints name a
+few more: Lightning's ``ModelCheckpoint`` (a key of its "callbacks"), numpy scalars (its best score), and the
+detector's may hold numpy arrays (its "meta"). Nothing of that is a weight, so those names, and no others,
+resolve to a stand-in that does nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import torch
 
 
 class StandIn:
-    """What an inert name of a checkpoint becomes: swallows its arguments and its state, keeps and does nothing."""
+    """What an inert name of a checkpoint becomes: swallows its arguments and its state, keeps and does
+    nothing.
+    """
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> StandIn:
         return super().__new__(cls)
@@ -30,25 +32,43 @@ class StandIn:
         pass
 
 
-_NUMPY_TYPES = ("Bool", "Int8", "Int16", "Int32", "Int64", "UInt8", "Float16", "Float32", "Float64", "Str", "Bytes")
+_NUMPY_TYPES = (
+    "Bool",
+    "Int8",
+    "Int16",
+    "Int32",
+    "Int64",
+    "UInt8",
+    "Float16",
+    "Float32",
+    "Float64",
+    "Str",
+    "Bytes",
+)
 INERT_NAMES: frozenset[str] = frozenset(
     {
         "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
         "numpy.dtype",
         "numpy.ndarray",
         # numpy 2 renamed numpy.core; files from both sides are about.
-        *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+        *(
+            f"numpy.{core}.multiarray.{name}"
+            for core in ("core", "_core")
+            for name in ("scalar", "_reconstruct")
+        ),
         *(f"numpy.dtypes.{name}DType" for name in _NUMPY_TYPES),
     }
 )
 
-# torch keeps one list of allowed names per process, and its context manager takes names off that list at the end,
-# whoever else is still reading. So our own readers take turns; with memory mapping a turn lasts milliseconds.
+# torch keeps one list of allowed names per process, and its context manager takes names off that list at the
+# end, whoever else is still reading. So our own readers take turns; with memory mapping a turn lasts
+# milliseconds.
 _turn = threading.Lock()
 
 
 def unpickle(path: Path, *, mmap: bool) -> Any:
-    """Read a file of ``torch.save``, zip or legacy, with torch's weights-only unpickler and the stand-ins above.
+    """Read a file of ``torch.save``, zip or legacy, with torch's weights-only unpickler and the stand-ins
+    above.
 
     Raises whatever torch raises; :func:`refused_names` then says which names a file was refused for.
     """

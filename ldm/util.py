@@ -19,8 +19,10 @@ from torch import nn
 
 logger = logging.getLogger(__name__)
 
-ALLOWED_TARGETS = ("ldm.", "cldm.", "annotator.", "training.", "torch.nn.")
-"""Module prefixes that a YAML ``target:`` may name. A model file from a stranger must not choose what is imported."""
+ALLOWED_TARGETS = ("ldm.", "cldm.", "annotator.", "controlnet.", "torch.nn.")
+"""Module prefixes that a YAML ``target:`` may name. A model file from a stranger must not choose what is
+imported.
+"""
 
 # Placeholders of the original's YAML files that stand for "there is no such model".
 _NO_MODEL = ("__is_first_stage__", "__is_unconditional__")
@@ -89,10 +91,12 @@ OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
 
 def with_schedule(optimizer: torch.optim.Optimizer, scheduler_config: Mapping[str, Any] | None) -> Any:
-    """What Lightning's ``configure_optimizers`` returns for an optimizer with a learning-rate schedule, or without.
+    """What Lightning's ``configure_optimizers`` returns for an optimizer with a learning-rate schedule, or
+    without.
 
     Args:
-        scheduler_config: YAML node of an object whose ``schedule(step)`` is the factor for the learning rate; or None.
+        scheduler_config: YAML node of an object whose ``schedule(step)`` is the factor for the learning rate;
+            or None.
     """
     if scheduler_config is None:
         return optimizer
@@ -102,14 +106,16 @@ def with_schedule(optimizer: torch.optim.Optimizer, scheduler_config: Mapping[st
 
 
 def instantiate_from_config(config: Mapping[str, Any] | str) -> Any:
-    """Build the object that a YAML node describes: ``target`` is a class path, ``params`` its keyword arguments.
+    """Build the object that a YAML node describes: ``target`` is a class path, ``params`` its keyword
+    arguments.
 
-    Only classes that are defined below one of `ALLOWED_TARGETS` are built. The strings ``__is_first_stage__`` and
-    ``__is_unconditional__`` give None, as in the original.
+    Only classes that are defined below one of `ALLOWED_TARGETS` are built. The strings ``__is_first_stage__``
+    and ``__is_unconditional__`` give None, as in the original.
 
     Raises:
         KeyError: the node has no ``target``.
-        ValueError: the target is not allowed or not there, or a parameter is unknown; the text names target and key.
+        ValueError: the target is not allowed or not there, or a parameter is unknown; the text names target
+            and key.
     """
     if isinstance(config, str) and config in _NO_MODEL:
         return None
@@ -140,7 +146,9 @@ def get_obj_from_str(string: str, reload: bool = False, where: str = "target") -
         where: the place (YAML key) that error texts name.
     """
     if not isinstance(string, str) or not string.startswith(ALLOWED_TARGETS):
-        raise ValueError(f"{where}: target {string!r} is not allowed; it must start with one of {ALLOWED_TARGETS}")
+        raise ValueError(
+            f"{where}: target {string!r} is not allowed; it must start with one of {ALLOWED_TARGETS}"
+        )
     module_name, _, name = string.rpartition(".")
     try:
         module = importlib.import_module(module_name)
@@ -155,7 +163,9 @@ def get_obj_from_str(string: str, reload: bool = False, where: str = "target") -
 
 
 def _accepted_parameters(cls: type) -> set[str] | None:
-    """Names that ``cls(...)`` takes by keyword, followed through ``**kwargs`` to the base classes; None if any."""
+    """Names that ``cls(...)`` takes by keyword, followed through ``**kwargs`` to the base classes; None if
+    any.
+    """
     names: set[str] = set()
     for base in cls.__mro__:
         if "__init__" not in vars(base):
@@ -164,7 +174,9 @@ def _accepted_parameters(cls: type) -> set[str] | None:
             return names
         parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
         names.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-        if cls.__module__.startswith("torch.") and any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
+        if cls.__module__.startswith("torch.") and any(
+            p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters
+        ):
             return None  # torch.nn.Identity takes anything and ignores it
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return names
@@ -172,5 +184,7 @@ def _accepted_parameters(cls: type) -> set[str] | None:
 
 
 def _yaml_key(config: Mapping[str, Any], key: str) -> str:
-    """Full key of a YAML node (``model.params.unet_config.target``), or the bare key for plain dictionaries."""
+    """Full key of a YAML node (``model.params.unet_config.target``), or the bare key for plain
+    dictionaries.
+    """
     return config._get_full_key(key) if isinstance(config, DictConfig) else key

@@ -1,6 +1,8 @@
-"""The file formats of weights: what a file is, judged by its content, and its tensors as views of a memory map.
+"""The file formats of weights: what a file is, judged by its content, and its tensors as views of a memory
+map.
 
-Used through :mod:`ldm.weights`. Every fault of a file is a :class:`WeightsError` that names it and says what to do.
+Used through :mod:`ldm.weights`. Every fault of a file is a :class:`WeightsError` that names it and says what
+to do.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from ldm.unpickling import refused_names, unpickle
 logger = logging.getLogger(__name__)
 
 _NOT_WEIGHTS = {
-    b"version https://git-lfs": "a git-lfs pointer, not the file itself: run `git lfs pull`, or download it directly",
-    b"<": "a web page or XML, not weights: the download went wrong; fetch it again with the file's direct link",
+    b"version https://git-lfs": "a git-lfs pointer, not the file: run `git lfs pull`, or download it",
+    b"<": "a web page or XML, not weights: fetch it again with the file's direct link",
     b"{": "JSON text, not weights; only an index ending in .index.json can be read",
     b"\x1f\x8b": "a gzip archive: unpack it first",
     b"7z\xbc\xaf": "a 7z archive: unpack it first",
@@ -48,7 +50,9 @@ _SAFETENSORS_TYPES = {
 
 
 class WeightsError(ValueError):
-    """A weights file that cannot be read, written, or fitted to a model; the text names the file and what to do."""
+    """A weights file that cannot be read, written, or fitted to a model; the text names the file and what to
+    do.
+    """
 
 
 def first_few(names: list[str], count: int = 3) -> str:
@@ -105,7 +109,9 @@ def _open_index(path: Path) -> dict[str, Tensor]:
         for key, name in weight_map.items():
             shards.setdefault(name, []).append(key)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightsError(f'{path}: not an index of weights: no "weight_map" of keys to file names in it') from error
+        raise WeightsError(
+            f'{path}: not an index of weights: no "weight_map" of keys to file names in it'
+        ) from error
     state: dict[str, Tensor] = {}
     for name, keys in shards.items():
         if not _stays_inside(name):
@@ -130,8 +136,8 @@ def _stays_inside(name: object) -> bool:
 def write_safetensors(tensors: Mapping[str, Tensor], file: IO[bytes]) -> None:
     """Write contiguous CPU tensors to an open file in the safetensors format.
 
-    Not the library's ``save_file``: that writes to a hidden file of its own, which a kill leaves behind and which
-    nobody else may read (mode 0600).
+    Not the library's ``save_file``: that writes to a hidden file of its own, which a kill leaves behind and
+    which nobody else may read (mode 0600).
     """
     # The widest type first, so that each tensor lies at a multiple of its type's size.
     ordered = sorted(tensors.items(), key=lambda item: -item[1].itemsize)
@@ -155,13 +161,15 @@ def write_safetensors(tensors: Mapping[str, Tensor], file: IO[bytes]) -> None:
 
 def _open_pickle(path: Path, is_zip: bool) -> tuple[dict[str, Tensor], bool]:
     try:
-        # Mapping reads the stored bytes as they lie; records that someone compressed must be unpacked instead.
+        # Mapping reads the stored bytes as they lie; records that someone compressed must be unpacked
+        # instead.
         mmap = is_zip and path.suffix != ".safetensors" and not _is_compressed(path)
         content = unpickle(path, mmap=mmap)
     except Exception as error:  # a damaged pickle may raise nearly anything
         if names := refused_names(path):
             raise WeightsError(
-                f"{path}: refused, because it asks for {first_few(names)}, which weights never need. Nothing in it was "
+                f"{path}: refused, because it asks for {first_few(names)}, which weights never need. "
+                "Nothing in it was "
                 "run. If you trust its author, ask for a .safetensors file"
             ) from error
         raise _damaged(path, error) from error
@@ -179,16 +187,22 @@ def _tensors_in(content: object, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
     state = {
-        key: value.detach() for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)
+        key: value.detach()
+        for key, value in content.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
     }
     if not state:
-        raise WeightsError(f"{path}: holds no tensors; its keys are {first_few([str(key) for key in content])}")
+        raise WeightsError(
+            f"{path}: holds no tensors; its keys are {first_few([str(key) for key in content])}"
+        )
     for key, tensor in state.items():
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
         if not plain or tensor.nbytes > tensor.untyped_storage().nbytes():
             raise WeightsError(f"{path}: {key} is not a plain dense tensor (shape {list(tensor.shape)})")
     if skipped := [str(key) for key in content if key not in state]:
-        logger.info("%s: skipped %d entries that are not tensors (%s)", path, len(skipped), first_few(skipped))
+        logger.info(
+            "%s: skipped %d entries that are not tensors (%s)", path, len(skipped), first_few(skipped)
+        )
     return state
 
 

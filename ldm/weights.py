@@ -1,8 +1,9 @@
 """Weights on disk: one way in, one way out.
 
-In: ``.ckpt``/``.pth`` (zip and legacy), ``.safetensors`` and sharded ``*.safetensors.index.json``, told apart by their
-content, never trusted (:mod:`ldm.unpickling`), and never in memory twice. Out: atomically (:mod:`ldm.atomic`), so that
-a full disk or a kill leaves the old file whole. Every fault of a file is a :class:`WeightsError` that names it.
+In: ``.ckpt``/``.pth`` (zip and legacy), ``.safetensors`` and sharded ``*.safetensors.index.json``, told apart
+by their content, never trusted (:mod:`ldm.unpickling`), and never in memory twice. Out: atomically
+(:mod:`ldm.atomic`), so that a full disk or a kill leaves the old file whole. Every fault of a file is a
+:class:`WeightsError` that names it.
 """
 
 from __future__ import annotations
@@ -43,27 +44,30 @@ def read_state_dict(
 ) -> dict[str, Tensor]:
     """Read every tensor of a weights file into memory of its own.
 
-    The file is copied in eight groups out of a memory map, so the peak is the size of the result and an eighth of the
-    file, also when ``dtype`` halves it (a legacy pickle cannot be mapped and is first read whole). The file may be
-    changed or deleted afterwards.
+    The file is copied in eight groups out of a memory map, so the peak is the size of the result and an
+    eighth of the file, also when ``dtype`` halves it (a legacy pickle cannot be mapped and is first read
+    whole). The file may be changed or deleted afterwards.
 
     Args:
-        path: ``.ckpt``, ``.pth``, ``.safetensors`` or ``*.index.json``; a ``state_dict`` wrapper is taken off.
+        path: ``.ckpt``, ``.pth``, ``.safetensors`` or ``*.index.json``; a ``state_dict`` wrapper is taken
+            off.
         device: where the tensors go.
         dtype: cast floating-point tensors to this; None keeps the file's types.
 
     Raises:
-        WeightsError: the file is missing, damaged, not a weights file, or names code to run (nothing of it is run).
+        WeightsError: the file is missing, damaged, not a weights file, or names code to run (nothing of it is
+            run).
     """
     return dict(_copies(Path(path), torch.device(device), dtype))
 
 
 def map_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Open a weights file: the same tensors, but read from disk only when they are touched, and evictable after.
+    """Open a weights file: the same tensors, but read from disk only when they are touched, and evictable
+    after.
 
-    For a look at keys and shapes, and for tools that read each tensor once. The tensors belong to the file: if another
-    program overwrites it in place (a copy over it; not a rename), they change, or the process dies of a bus error.
-    Keep them only for a short time, or use :func:`read_state_dict`. Raises as that does.
+    For a look at keys and shapes, and for tools that read each tensor once. The tensors belong to the file:
+    if another program overwrites it in place (a copy over it; not a rename), they change, or the process dies
+    of a bus error. Keep them only for a short time, or use :func:`read_state_dict`. Raises as that does.
     """
     return open_weights(Path(path))[0]
 
@@ -78,10 +82,11 @@ def load_file_into(
     optional: Collection[str] = (),
     hint: Hint = "",
 ) -> None:
-    """Check a weights file against a module, then read it in; a module on the meta device is the cheapest target.
+    """Check a weights file against a module, then read it in; a module on the meta device is the cheapest
+    target.
 
-    Reads only what the module takes, casts to the module's dtypes while copying, and assigns. Nothing changes in the
-    module if the file does not fit. Other arguments and errors as in :func:`load_into`.
+    Reads only what the module takes, casts to the module's dtypes while copying, and assigns. Nothing changes
+    in the module if the file does not fit. Other arguments and errors as in :func:`load_into`.
 
     Args:
         device: where the tensors go.
@@ -112,7 +117,8 @@ def load_into(
     optional: Collection[str] = (),
     hint: Hint = "",
 ) -> None:
-    """Assign the tensors of a state dict to a module, without a copy where dtype and device are right already.
+    """Assign the tensors of a state dict to a module, without a copy where dtype and device are right
+    already.
 
     Args:
         module: takes the tensors; they are cast to its dtypes, and moved to its device unless that is meta.
@@ -136,10 +142,12 @@ def load_into(
 
 
 def save_state_dict(state: Mapping[str, Tensor], path: str | Path, *, progress: bool = False) -> None:
-    """Save a state dict, without a wrapper around it: ``.safetensors``, or a zip pickle for ``.ckpt`` and ``.pth``.
+    """Save a state dict, without a wrapper around it: ``.safetensors``, or a zip pickle for ``.ckpt`` and
+    ``.pth``.
 
-    Atomic: a full disk or a kill leaves an old file at ``path`` whole (see :func:`ldm.atomic.atomic_write`). Tensors on
-    an accelerator, views of a bigger tensor, non-contiguous ones and those that share memory are saved as plain copies.
+    Atomic: a full disk or a kill leaves an old file at ``path`` whole (see :func:`ldm.atomic.atomic_write`).
+    Tensors on an accelerator, views of a bigger tensor, non-contiguous ones and those that share memory are
+    saved as plain copies.
 
     Args:
         progress: show a bar of the bytes written.
@@ -162,7 +170,8 @@ def save_state_dict(state: Mapping[str, Tensor], path: str | Path, *, progress: 
                 write(tensors, CallbackIOWrapper(bar.update, file, "write"))
     except Exception as error:  # torch and safetensors wrap a full disk in errors of their own
         raise WeightsError(
-            f"{path}: could not be saved ({size:,} bytes; {shutil.disk_usage(path.parent).free:,} are free there): "
+            f"{path}: could not be saved ({size:,} bytes; {shutil.disk_usage(path.parent).free:,} are free "
+            "there): "
             f"{system_error(error)}. What was there before is unchanged"
         ) from error
 
@@ -176,7 +185,9 @@ def system_error(error: BaseException) -> str:
 
 
 def check_can_save(path: Path) -> None:
-    """Find out before the long work whether :func:`save_state_dict` can save to a path; raises WeightsError if not."""
+    """Find out before the long work whether :func:`save_state_dict` can save to a path; raises WeightsError
+    if not.
+    """
     if path.suffix not in (".safetensors", *PICKLE_SUFFIXES):
         raise WeightsError(f"{path}: unknown suffix {path.suffix!r}; use .safetensors, .ckpt or .pth")
     if path.is_dir():
@@ -192,7 +203,9 @@ def _plain_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     seen: set[int] = set()
     for key, value in state.items():
         if value.is_meta:
-            raise WeightsError(f"{key}: has a shape but no data (it is on the meta device); load weights first")
+            raise WeightsError(
+                f"{key}: has a shape but no data (it is on the meta device); load weights first"
+            )
         tensor = value.detach().cpu().contiguous()
         storage = tensor.untyped_storage()
         if storage.nbytes() != tensor.nbytes or storage.data_ptr() in seen:
@@ -240,8 +253,8 @@ def _copies(
 ) -> Iterator[tuple[str, Tensor]]:
     """Copy tensors out of a file one by one; a mapping of dtypes also says which keys are wanted.
 
-    Touched pages of a memory map count as the process's memory until it is unmapped. So the file is mapped anew for
-    every group of tensors, and the pages of the last group go.
+    Touched pages of a memory map count as the process's memory until it is unmapped. So the file is mapped
+    anew for every group of tensors, and the pages of the last group go.
     """
     state, is_mapped = open_weights(path)
     version = _version(path)

@@ -23,9 +23,6 @@ import numpy as np
 import pytest
 import torch
 
-from ldm.torchvision_ops import declare_missing_ops
-
-declare_missing_ops()
 if "OMP_NUM_THREADS" not in os.environ:
     torch.set_num_threads(min(2, os.cpu_count() or 1))
 
@@ -43,7 +40,11 @@ def _no_network() -> Iterator[None]:
     connect = socket.socket.connect
 
     def connect_here_only(self: socket.socket, address: Any) -> None:
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
+            "127.0.0.1",
+            "::1",
+            "localhost",
+        ):
             raise OSError(f"tests must not reach the network, and this one tried {address}")
         connect(self, address)
 

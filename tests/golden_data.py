@@ -1,4 +1,5 @@
-"""What the tests compare with: recorded outputs of the original, and the recipe of the weights that made them.
+"""What the tests compare with: recorded outputs of the original, and the recipe of the weights that made
+them.
 
 `tests/golden/README.md` says what each file holds and where its numbers come from.
 """
@@ -28,7 +29,9 @@ def load_golden(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def released_keys(name: str) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and dtype by key, in the released order, of ``cldm_v15``, ``cldm_v21`` or ``upernet_global_small``."""
+    """Shape and dtype by key, in the released order, of ``cldm_v15``, ``cldm_v21`` or
+    ``upernet_global_small``.
+    """
     listed = json.loads((GOLDEN / f"keys_{name}.json").read_text())
     return {key: (tuple(shape), dtype) for key, (shape, dtype) in listed.items()}
 
@@ -53,8 +56,9 @@ def recipe_tensor(key: str, shape: torch.Size | tuple[int, ...], salt: int = 0) 
 def fill_by_recipe(module: torch.nn.Module, salt: int = 0, prefix: str = "") -> torch.nn.Module:
     """Fill all parameters and BatchNorm statistics of `module` in place, by released key, and return it.
 
-    `prefix` is the place of `module` in the released model where it stands alone, e.g. ``"control_model."``. Schedule
-    buffers, ``logvar``, ``position_ids`` and ``num_batches_tracked`` keep their values, as in the original's run.
+    `prefix` is the place of `module` in the released model where it stands alone, e.g. ``"control_model."``.
+    Schedule buffers, ``logvar``, ``position_ids`` and ``num_batches_tracked`` keep their values, as in the
+    original's run.
     """
     with torch.no_grad():
         for key, tensor in module.state_dict(prefix=prefix, keep_vars=True).items():
@@ -65,7 +69,9 @@ def fill_by_recipe(module: torch.nn.Module, salt: int = 0, prefix: str = "") -> 
 
 
 def recipe_state(state: Mapping[str, torch.Tensor], salt: int = 0) -> dict[str, torch.Tensor]:
-    """A state dict of the same keys and shapes as `state` (weights only: no buffers), filled by the recipe."""
+    """A state dict of the same keys and shapes as `state` (weights only: no buffers), filled by the
+    recipe.
+    """
     return {key: recipe_tensor(key, tensor.shape, salt) for key, tensor in state.items()}
 
 

@@ -219,7 +219,10 @@ def test_views_shared_and_strided_tensors_are_saved_as_they_look(suffix: str, tm
         "channels last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
         "parameter": torch.nn.Parameter(torch.randn(3)),
         "empty": torch.empty(0, 4),
-        **{str(dtype): torch.ones(3).to(dtype) for dtype in (torch.bool, torch.uint8, torch.int16, torch.bfloat16)},
+        **{
+            str(dtype): torch.ones(3).to(dtype)
+            for dtype in (torch.bool, torch.uint8, torch.int16, torch.bfloat16)
+        },
         "float8": torch.ones(3).to(torch.float8_e4m3fn),
         "scalar": torch.tensor(3),
     }
@@ -234,7 +237,9 @@ def test_views_shared_and_strided_tensors_are_saved_as_they_look(suffix: str, tm
 
 
 def test_types_that_safetensors_lacks_are_named(tmp_path: Path):
-    with pytest.raises(WeightsError, match=r"odd: torch\.complex128 cannot be saved as safetensors; use \.ckpt"):
+    with pytest.raises(
+        WeightsError, match=r"odd: torch\.complex128 cannot be saved as safetensors; use \.ckpt"
+    ):
         save_state_dict({"odd": torch.ones(2, dtype=torch.complex128)}, tmp_path / "odd.safetensors")
     assert names(tmp_path) == []
 

@@ -43,7 +43,9 @@ def test_a_changed_weight_is_noticed(sides):
 
 def test_both_sides_report_the_time_of_a_step(sides):
     inputs = Inputs.random(64, 24, CPU, torch.float32)
-    times = interleaved({str(i): lambda s=side: step_seconds(s.sample, inputs, 1) for i, side in enumerate(sides)}, 2)
+    times = interleaved(
+        {str(i): lambda s=side: step_seconds(s.sample, inputs, 1) for i, side in enumerate(sides)}, 2
+    )
     assert [len(t) for t in times.values()] == [2, 2]
     assert all(0 < t < 60 for side in times.values() for t in side)
 

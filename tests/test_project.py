@@ -1,4 +1,6 @@
-"""The project as a whole: pins, the Makefile's environment, quiet imports, what is tracked, what the README names."""
+"""The project as a whole: pins, the Makefile's environment, quiet imports, what is tracked, what the README
+names.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,24 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("ldm", "cldm", "annotator", "training")
-FRONT_ENDS = ("page",)  # and the flat scripts: they may import gradio
-REGISTERED_WITH_MMSEG = ("annotator.uniformer.backbone",)  # imported by UniformerDetector when it is first called
+PACKAGES = ("ldm", "cldm", "annotator", "controlnet")
+FRONT_ENDS = ("controlnet/page",)  # and the flat scripts: they may import gradio
+REGISTERED_WITH_MMSEG = (
+    "annotator.uniformer.backbone",
+)  # imported by UniformerDetector when it is first called
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 # Libraries that are slow to import: a module may use them, but only once it is asked to work.
 # (Lightning itself imports torchmetrics, and so the bare `transformers` and matplotlib.)
-HEAVY = ("transformers.modeling_utils", "open_clip", "mmseg", "mmcv", "mmengine", "gradio", "diffusers", "pandas")
+HEAVY = (
+    "transformers.modeling_utils",
+    "open_clip",
+    "mmseg",
+    "mmcv",
+    "mmengine",
+    "gradio",
+    "diffusers",
+    "pandas",
+)
 
 
 def pins(python: str) -> dict[str, str]:
@@ -54,7 +67,7 @@ def project_table() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-# Pins -----------------------------------------------------------------------------------------------------------------
+# Pins -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("python", PYTHONS)
@@ -70,7 +83,9 @@ def test_lock_pins_all_that_pyproject_asks_for(python):
             continue
         version = locked.get(canonical(requirement.name))
         assert version is not None, f"{requirement} is not in requirements.lock with Python {python}"
-        assert requirement.specifier.contains(version), f"requirements.lock has {version}, pyproject.toml {requirement}"
+        assert requirement.specifier.contains(version), (
+            f"requirements.lock has {version}, pyproject.toml {requirement}"
+        )
 
 
 def test_what_the_code_imports_is_declared():
@@ -120,10 +135,10 @@ def test_conda_installs_the_same_pins():
     assert {"pip": ["--requirement requirements.lock"]} in dependencies
 
 
-# make -----------------------------------------------------------------------------------------------------------------
+# make -------------------------------------------------------------------------------------------------------
 
-# Stands in for both the Python that the user has and the one in .venv: logs its calls, and makes a copy of itself where
-# it is asked for a virtual environment.
+# Stands in for both the Python that the user has and the one in .venv: logs its calls, and makes a copy of
+# itself where it is asked for a virtual environment.
 FAKE_PYTHON = """#!/bin/sh
 echo "$@" >> "$LOG"
 if [ "$1 $2" = "-m venv" ]; then mkdir -p .venv/bin && cp "$0" .venv/bin/python; fi
@@ -141,10 +156,15 @@ def test_make_installs_once_and_again_only_when_the_lock_changes(tmp_path):
     def steps_of_make_test() -> list[str]:
         log.write_text("")
         environment = {**os.environ, "PYTHON": str(python), "LOG": str(log), "MAKEFLAGS": ""}
-        subprocess.run(["make", "test"], cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=60)
+        subprocess.run(
+            ["make", "test"], cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=60
+        )
         kinds = {"-m venv": "venv", "-m pip install": "pip install", "-m pytest": "pytest"}
         return [
-            kind for line in log.read_text().splitlines() for start, kind in kinds.items() if line.startswith(start)
+            kind
+            for line in log.read_text().splitlines()
+            for start, kind in kinds.items()
+            if line.startswith(start)
         ]
 
     assert steps_of_make_test() == ["venv", "pip install", "pytest"]
@@ -162,7 +182,7 @@ def test_make_installs_once_and_again_only_when_the_lock_changes(tmp_path):
     assert steps_of_make_test() == ["venv", "pip install", "pytest"], "a broken environment must be made anew"
 
 
-# Imports --------------------------------------------------------------------------------------------------------------
+# Imports ----------------------------------------------------------------------------------------------------
 
 IMPORT_ALL = """
 import importlib, json, sys
@@ -188,9 +208,14 @@ def modules_of(*packages: str) -> list[str]:
 
 def test_imports_are_quiet_and_light(tmp_path):
     """Every module and flat script, in one process: no output, no slow library, no CUDA."""
-    packages = [name for name in modules_of(*PACKAGES) if name not in REGISTERED_WITH_MMSEG]
-    assert {"ldm", "cldm", "annotator", "training"} <= set(packages)
-    front_ends = [*REGISTERED_WITH_MMSEG, *modules_of(*FRONT_ENDS), *sorted(path.stem for path in ROOT.glob("*.py"))]
+    late = {*REGISTERED_WITH_MMSEG, *modules_of(*FRONT_ENDS)}
+    packages = [name for name in modules_of(*PACKAGES) if name not in late]
+    assert {"ldm", "cldm", "annotator", "controlnet"} <= set(packages)
+    front_ends = [
+        *REGISTERED_WITH_MMSEG,
+        *modules_of(*FRONT_ENDS),
+        *sorted(path.stem for path in ROOT.glob("*.py")),
+    ]
     result = tmp_path / "result.json"
     process = subprocess.run(
         [sys.executable, "-c", IMPORT_ALL, json.dumps([packages, front_ends, HEAVY, str(result)])],
@@ -213,7 +238,7 @@ def test_scripts_for_the_original_find_share_and_config():
     assert set(names) - {"__builtins__"} == {"config"}
 
 
-# Files ----------------------------------------------------------------------------------------------------------------
+# Files ------------------------------------------------------------------------------------------------------
 
 
 def git(*arguments: str) -> subprocess.CompletedProcess:
@@ -224,7 +249,9 @@ def git(*arguments: str) -> subprocess.CompletedProcess:
 
 def test_no_large_file_is_tracked():
     sizes = {
-        name: (ROOT / name).stat().st_size for name in git("ls-files").stdout.splitlines() if (ROOT / name).exists()
+        name: (ROOT / name).stat().st_size
+        for name in git("ls-files").stdout.splitlines()
+        if (ROOT / name).exists()
     }
     assert "LICENSE" in sizes
     assert {name: size for name, size in sizes.items() if size > 15e6} == {}

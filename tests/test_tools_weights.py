@@ -12,10 +12,10 @@ from golden_data import load_golden, recipe_state, tiny_config
 from omegaconf import OmegaConf
 from torch import Tensor
 
-import tool_add_control
-import tool_merge_control
-import tool_transfer_control
 from cldm.model import load_model
+from controlnet.commands import add_control as tool_add_control
+from controlnet.commands import merge_control as tool_merge_control
+from controlnet.commands import transfer_control as tool_transfer_control
 from ldm.util import instantiate_from_config
 from ldm.weights import read_state_dict, save_state_dict
 
@@ -46,13 +46,20 @@ def transfer(base: Path, control: Path, target: Path, output: Path, *more: str) 
 
 
 def merge(base: Path, control: Path, output: Path, *more: str) -> int:
-    return tool_merge_control.main([*map(str, ["--base", base, "--control", control, "--output", output]), *more])
+    return tool_merge_control.main(
+        [*map(str, ["--base", base, "--control", control, "--output", output]), *more]
+    )
 
 
 @pytest.mark.parametrize("source", ["sd.ckpt", "sd.safetensors", "sd.pth"])
 @pytest.mark.parametrize("output", ["ini.ckpt", "ini.safetensors"])
 def test_a_control_is_added(
-    sd: dict[str, Tensor], config: Path, source: str, output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sd: dict[str, Tensor],
+    config: Path,
+    source: str,
+    output: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ):
     if source == "sd.ckpt":
         torch.save({"state_dict": sd, "global_step": 3}, tmp_path / source)
@@ -89,13 +96,17 @@ def test_a_new_control_steers_nothing_yet(sd: dict[str, Tensor], config: Path, t
 
 
 def test_the_originals_command_works(sd: dict[str, Tensor], config: Path, tmp_path: Path):
-    """Two positional arguments, from any folder; the error of the tiny model under the SD 1.5 default is one line."""
+    """Two positional arguments, from any folder; the error of the tiny model under the SD 1.5 default is one
+    line.
+    """
     save_state_dict(sd, tmp_path / "sd.ckpt")
     command = [sys.executable, str(REPOSITORY / "tool_add_control.py"), "sd.ckpt", "ini.ckpt"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.startswith("error: sd.ckpt: ")
-    assert "keys of Stable Diffusion (model.diffusion_model.input_blocks.2.0.in_layers.0.weight" in result.stderr
+    assert (
+        "keys of Stable Diffusion (model.diffusion_model.input_blocks.2.0.in_layers.0.weight" in result.stderr
+    )
     assert "text embeddings 32 wide; the model definition is for Stable Diffusion 1.x" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "ini.ckpt").exists()
@@ -156,9 +167,15 @@ def test_a_control_is_transferred_and_merged(sd: dict[str, Tensor], config: Path
     base, target, control = tmp_path / "sd.ckpt", tmp_path / "anime.safetensors", tmp_path / "seg.pth"
     save_state_dict(sd, base)
     assert add(base, control, "--config", config) == 0
-    trained = {key: t + 0.5 if key.startswith("control_") else t for key, t in read_state_dict(control).items()}
+    trained = {
+        key: t + 0.5 if key.startswith("control_") else t for key, t in read_state_dict(control).items()
+    }
     save_state_dict(trained, control)
-    anime = {key: t + 1 if t.is_floating_point() else t for key, t in sd.items() if not key.startswith("first_stage")}
+    anime = {
+        key: t + 1 if t.is_floating_point() else t
+        for key, t in sd.items()
+        if not key.startswith("first_stage")
+    }
     save_state_dict(anime, target)
 
     capsys.readouterr()
@@ -170,8 +187,12 @@ def test_a_control_is_transferred_and_merged(sd: dict[str, Tensor], config: Path
     assert state.keys() == trained.keys()
     key = "control_model.time_embed.0.weight"
     torch.testing.assert_close(state[key], trained[key] + 1)
-    assert torch.equal(state["control_model.zero_convs.0.0.weight"], trained["control_model.zero_convs.0.0.weight"])
-    assert torch.equal(state["model.diffusion_model.out.0.weight"], anime["model.diffusion_model.out.0.weight"])
+    assert torch.equal(
+        state["control_model.zero_convs.0.0.weight"], trained["control_model.zero_convs.0.0.weight"]
+    )
+    assert torch.equal(
+        state["model.diffusion_model.out.0.weight"], anime["model.diffusion_model.out.0.weight"]
+    )
     load_model(config, tmp_path / "out.safetensors")
 
     alone = {key: tensor for key, tensor in trained.items() if key.startswith("control_model.")}

@@ -10,8 +10,8 @@ import pytest
 from tiny_training import write_model
 
 import tutorial_train
-from training.run import faults_reported
-from training.settings import Settings
+from controlnet.training.run import faults_reported
+from controlnet.training.settings import Settings
 
 
 def test_the_constants_are_the_originals() -> None:
@@ -46,7 +46,12 @@ def test_the_command_line_overrules_yaml_and_that_the_script(tmp_path: Path) -> 
     assert script.from_command_line([]) == script
 
 
-OF_OTHERS = ("storybook", "storybook_crops", "tiny_detector", "tiny_text")  # data sets, and scripts of their own
+OF_OTHERS = (
+    "storybook",
+    "storybook_crops",
+    "tiny_detector",
+    "tiny_text",
+)  # data sets, and scripts of their own
 CONFIGS = [path for path in sorted(Path("configs/train").glob("*.yaml")) if path.stem not in OF_OTHERS]
 
 
@@ -69,7 +74,9 @@ def test_the_configs_are_settings(path: Path) -> None:
         ("batch_size: [", "run.yaml"),
     ],
 )
-def test_wrong_settings_are_named(tmp_path: Path, text: str, reason: str, capsys: pytest.CaptureFixture) -> None:
+def test_wrong_settings_are_named(
+    tmp_path: Path, text: str, reason: str, capsys: pytest.CaptureFixture
+) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(text)
     with pytest.raises(SystemExit) as stop:
@@ -90,7 +97,9 @@ def test_a_checkpoint_to_resume_must_be_there(tmp_path: Path) -> None:
         settings.resume_path()
 
 
-def test_what_a_user_can_mend_ends_without_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_user_can_mend_ends_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = write_model(tmp_path / "model.yaml")
     for options, reason in {
         f"--base {tmp_path}/none.ckpt": "none.ckpt",

@@ -1,4 +1,6 @@
-"""Reading weights: every format gives the same tensors, hostile files run nothing, damaged ones say what is wrong."""
+"""Reading weights: every format gives the same tensors, hostile files run nothing, damaged ones say what is
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def write_index(state: dict[str, Tensor], folder: Path) -> Path:
     return index
 
 
-def recompress(path: Path, change: Callable[[str, bytes], bytes], compression: int = zipfile.ZIP_STORED) -> None:
+def recompress(
+    path: Path, change: Callable[[str, bytes], bytes], compression: int = zipfile.ZIP_STORED
+) -> None:
     """Write a zip checkpoint anew with changed records."""
     with zipfile.ZipFile(path) as archive:
         records = [(info.filename, archive.read(info)) for info in archive.infolist()]
@@ -76,7 +80,9 @@ def write(kind: str, state: dict[str, Tensor], folder: Path) -> Path:
             torch.save(state, path)
             recompress(path, lambda _name, content: content, zipfile.ZIP_DEFLATED)
         case "parameters":
-            torch.save({key: nn.Parameter(t) if t.is_floating_point() else t for key, t in state.items()}, path)
+            torch.save(
+                {key: nn.Parameter(t) if t.is_floating_point() else t for key, t in state.items()}, path
+            )
         case "safetensors":
             path = path.with_suffix(".safetensors")
             save_file(state, path)
@@ -150,13 +156,19 @@ def lightning_checkpoint(state: dict[str, Tensor]) -> dict[str, Any]:
         "pytorch-lightning_version": "1.4.2",
         "state_dict": state,
         "callbacks": {ModelCheckpoint: {"monitor": None, "best_model_score": np.float64(0.25)}},
-        "meta": {"CLASSES": ("wall", "sky"), "PALETTE": np.zeros((2, 3), np.uint8), "kind": np.float32(1).dtype},
+        "meta": {
+            "CLASSES": ("wall", "sky"),
+            "PALETTE": np.zeros((2, 3), np.uint8),
+            "kind": np.float32(1).dtype,
+        },
     }
 
 
 @pytest.mark.parametrize("zip_format", [True, False])
 @pytest.mark.parametrize("numpy_core", [b"numpy.core", b"numpy._core"])
-def test_checkpoints_with_lightning_classes_and_numpy_values_load(zip_format: bool, numpy_core: bytes, tmp_path: Path):
+def test_checkpoints_with_lightning_classes_and_numpy_values_load(
+    zip_format: bool, numpy_core: bytes, tmp_path: Path
+):
     path, state = tmp_path / "sd.ckpt", make_state()
     torch.save(lightning_checkpoint(state), path, _use_new_zipfile_serialization=zip_format)
     if zip_format:
@@ -167,7 +179,9 @@ def test_checkpoints_with_lightning_classes_and_numpy_values_load(zip_format: bo
     allowed_before = set(torch.serialization.get_safe_globals())
     found = read_state_dict(path)
     assert set(torch.serialization.get_safe_globals()) == allowed_before
-    assert {key: tensor.tolist() for key, tensor in found.items()} == {k: t.tolist() for k, t in state.items()}
+    assert {key: tensor.tolist() for key, tensor in found.items()} == {
+        k: t.tolist() for k, t in state.items()
+    }
 
 
 def test_many_threads_can_read_such_checkpoints_at_once(tmp_path: Path):
@@ -192,7 +206,9 @@ class Runs:
 
 
 def payloads(marker: Path) -> dict[str, tuple[Any, str]]:
-    """Objects that make ``marker`` when they are unpickled by Python's own unpickler, and what is named in them."""
+    """Objects that make ``marker`` when they are unpickled by Python's own unpickler, and what is named in
+    them.
+    """
     touch = f"touch '{marker}'"
     system = Runs(os.system, touch)
     return {
@@ -204,7 +220,10 @@ def payloads(marker: Path) -> dict[str, tuple[Any, str]]:
         "in a state dict": ({"state_dict": {"weight": torch.ones(2), "bias": system}}, "posix.system"),
         "beside a state dict": ({"state_dict": {"weight": torch.ones(2)}, "epoch": system}, "posix.system"),
         "inside a numpy scalar": ([Runs(np.dtype, system), np.float64(1)], "posix.system"),
-        "a class that weights never need": ({"state_dict": {"weight": torch.ones(2)}, "path": Path()}, "pathlib."),
+        "a class that weights never need": (
+            {"state_dict": {"weight": torch.ones(2)}, "path": Path()},
+            "pathlib.",
+        ),
     }
 
 
@@ -224,9 +243,13 @@ def write_hostile(container: str, content: Any, path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
-@pytest.mark.parametrize("container", ["zip", "legacy", "plain pickle", "pickle protocol 5", "zip of protocol 4"])
+@pytest.mark.parametrize(
+    "container", ["zip", "legacy", "plain pickle", "pickle protocol 5", "zip of protocol 4"]
+)
 @pytest.mark.parametrize("kind", payloads(Path()).keys())
-def test_hostile_pickles_are_refused_by_name_and_run_nothing(kind: str, container: str, suffix: str, tmp_path: Path):
+def test_hostile_pickles_are_refused_by_name_and_run_nothing(
+    kind: str, container: str, suffix: str, tmp_path: Path
+):
     marker, path = tmp_path / "ran", tmp_path / f"hostile{suffix}"
     content, name = payloads(marker)[kind]
     write_hostile(container, content, path)
@@ -279,7 +302,9 @@ def test_tensors_bigger_than_their_memory_are_refused(tmp_path: Path):
         read_state_dict(path)
 
 
-@pytest.mark.parametrize("odd", [torch.ones(2, device="meta"), torch.ones(2, 2).to_sparse()], ids=["meta", "sparse"])
+@pytest.mark.parametrize(
+    "odd", [torch.ones(2, device="meta"), torch.ones(2, 2).to_sparse()], ids=["meta", "sparse"]
+)
 def test_tensors_without_plain_data_are_refused(odd: Tensor, tmp_path: Path):
     path = tmp_path / "odd.pth"
     torch.save({"fine": torch.ones(2), "odd.weight": odd}, path)
@@ -289,7 +314,15 @@ def test_tensors_without_plain_data_are_refused(odd: Tensor, tmp_path: Path):
 
 @pytest.mark.parametrize(
     "name",
-    ["../other.safetensors", "/etc/passwd", "a/../../other.safetensors", "..\\other.safetensors", "C:\\x", "", 3],
+    [
+        "../other.safetensors",
+        "/etc/passwd",
+        "a/../../other.safetensors",
+        "..\\other.safetensors",
+        "C:\\x",
+        "",
+        3,
+    ],
 )
 def test_an_index_cannot_point_out_of_its_folder(name: Any, tmp_path: Path):
     save_file({"key": torch.ones(2)}, tmp_path / "other.safetensors")
@@ -348,11 +381,15 @@ def test_missing_files_and_folders_are_named(tmp_path: Path):
     with pytest.raises(WeightsError, match=r"model-00002-of-00002\.safetensors: there is no such file"):
         read_state_dict(index)
     save_file({"other": torch.ones(1)}, tmp_path / "model-00002-of-00002.safetensors")
-    with pytest.raises(WeightsError, match=r"00002\.safetensors: 3 keys of the index are missing \(half, steps, one\)"):
+    with pytest.raises(
+        WeightsError, match=r"00002\.safetensors: 3 keys of the index are missing \(half, steps, one\)"
+    ):
         read_state_dict(index)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": [1]}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": [1]}}', "[" * 100_000]
+)
 def test_a_broken_index_is_named(content: str, tmp_path: Path):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(content)
@@ -360,7 +397,9 @@ def test_a_broken_index_is_named(content: str, tmp_path: Path):
         read_state_dict(index)
 
 
-@pytest.mark.parametrize("content", [[torch.ones(2)], {"a": 1, "b": {}}, {}, torch.ones(3), {3: torch.ones(3)}])
+@pytest.mark.parametrize(
+    "content", [[torch.ones(2)], {"a": 1, "b": {}}, {}, torch.ones(3), {3: torch.ones(3)}]
+)
 def test_pickles_without_a_dictionary_of_tensors_are_named(content: Any, tmp_path: Path):
     path = tmp_path / "odd.ckpt"
     torch.save(content, path)
@@ -470,7 +509,8 @@ def test_what_does_not_fit_is_named_and_changes_nothing():
     with pytest.raises(WeightsError) as caught:
         load_into(module, state, "my.ckpt", hint="Do this.")
     assert str(caught.value) == (
-        "my.ckpt: these weights do not fit Sequential: 1 keys are missing (0.bias); 1 keys are unknown to the model "
+        "my.ckpt: these weights do not fit Sequential: 1 keys are missing (0.bias); 1 keys are unknown to "
+        "the model "
         "(lora.up); 1 shapes differ (2.weight: [2, 9] in the file, [2, 8] in the model). Do this."
     )
     assert all(torch.equal(tensor, before[key]) for key, tensor in module.state_dict().items())

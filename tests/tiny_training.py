@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from training.make_fill50k import make_fill50k
-from training.settings import Settings
+from controlnet.training.make_fill50k import make_fill50k
+from controlnet.training.settings import Settings
 
 UNET = {
     "image_size": 8,
@@ -66,7 +66,10 @@ def control_model() -> dict[str, Any]:
             "scale_factor": 3.0,
             "use_ema": False,
             "only_mid_control": False,
-            "control_stage_config": {"target": "cldm.cldm.ControlNet", "params": {**UNET, "hint_channels": 3}},
+            "control_stage_config": {
+                "target": "cldm.cldm.ControlNet",
+                "params": {**UNET, "hint_channels": 3},
+            },
             "unet_config": {"target": "cldm.cldm.ControlledUnetModel", "params": {**UNET, "out_channels": 4}},
             "first_stage_config": {
                 "target": "ldm.models.autoencoder.AutoencoderKL",
@@ -87,7 +90,9 @@ def write_model(path: Path, node: dict[str, Any] | None = None) -> str:
 
 
 def tiny_settings(folder: Path, **changes: Any) -> Settings:
-    """Settings of a run on 8 circles of 64 pixels, all of it in ``folder``; the data are drawn if they are missing."""
+    """Settings of a run on 8 circles of 64 pixels, all of it in ``folder``; the data are drawn if they are
+    missing.
+    """
     data = folder / "circles"
     if not data.exists():
         make_fill50k(data, 8, size=64, workers=1, progress=False)

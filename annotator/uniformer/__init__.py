@@ -1,4 +1,6 @@
-"""The segmentation detector: a picture in, an ADE20K colour map out (the original's ``annotator/uniformer``)."""
+"""The segmentation detector: a picture in, an ADE20K colour map out (the original's
+``annotator/uniformer``).
+"""
 
 from __future__ import annotations
 
@@ -25,16 +27,18 @@ class UniformerDetector:
     Nothing is read before the first picture (or ``load``). One detector may serve several threads.
 
     Args:
-        checkpoint: weights that belong to the config; by default the file in ``annotator/ckpts`` that the config names.
-        config: an mmseg config file, by default the original's network. The file is executed: never take its path from
-            a stranger.
+        checkpoint: weights that belong to the config; by default the file in ``annotator/ckpts`` that the
+            config names.
+        config: an mmseg config file, by default the original's network. The file is executed: never take its
+            path from a stranger.
         device: where the network runs, by default CUDA if there is one.
-        dtype: the type of the network's weights and activations, by default float16 on CUDA and float32 elsewhere.
+        dtype: the type of the network's weights and activations, by default float16 on CUDA and float32
+            elsewhere.
 
     Attributes:
         classes: the names of the classes; known once loaded.
-        palette: uint8 ``[N, 3]`` RGB, the colours of the classes, ADE20K's for any network with 150 classes; known once
-            loaded.
+        palette: uint8 ``[N, 3]`` RGB, the colours of the classes, ADE20K's for any network with 150 classes;
+            known once loaded.
     """
 
     def __init__(
@@ -80,12 +84,14 @@ class UniformerDetector:
             return []
         for picture in pictures:
             if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-                raise ValueError(f"A picture must be uint8 [H, W, 3], got {picture.dtype} {list(picture.shape)}.")
+                raise ValueError(
+                    f"A picture must be uint8 [H, W, 3], got {picture.dtype} {list(picture.shape)}."
+                )
         shapes = {picture.shape for picture in pictures}
         if len(shapes) > 1:
             raise ValueError(f"The pictures of a batch must have one size, got {sorted(shapes)}.")
         self.load()
-        from annotator.segmentor import predict_labels
+        from annotator.uniformer.segmentor import predict_labels
 
         if not self._feed_rgb_as_bgr:
             pictures = [np.ascontiguousarray(picture[:, :, ::-1]) for picture in pictures]
@@ -96,13 +102,14 @@ class UniformerDetector:
 
         Raises:
             ValueError: no config, or one that mmseg cannot build.
-            ldm.weights.WeightsError: no checkpoint (the text says where it belongs and how to fetch it), or one that is
+            ldm.weights.WeightsError: no checkpoint (the text says where it belongs and how to fetch it), or
+            one that is
                 damaged or does not belong to the config.
         """
         with self._lock:
             if self.model is not None:
                 return
-            from annotator import segmentor
+            from annotator.uniformer import segmentor
 
             config = segmentor.read_config(self.config)
             checkpoint = self.checkpoint or _default_checkpoint(config, self.config)
@@ -120,7 +127,9 @@ def _default_checkpoint(config: Any, config_path: Path) -> Path:
 
     name = config.get("checkpoint")
     if name is None:
-        raise WeightsError(f"{config_path}: this config names no checkpoint; give the one that belongs to it.")
+        raise WeightsError(
+            f"{config_path}: this config names no checkpoint; give the one that belongs to it."
+        )
     path = Path(annotator_ckpts_path) / name
     if not path.is_file():
         fetch = config.get("fetch")

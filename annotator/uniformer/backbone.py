@@ -1,7 +1,9 @@
-"""UniFormer: convolutions where features are local, attention where they are global (https://arxiv.org/abs/2201.09450).
+"""UniFormer: convolutions where features are local, attention where they are global
+(https://arxiv.org/abs/2201.09450).
 
 The module names give the state-dict keys of the released segmentation weights (the original's
-``annotator/uniformer/mmseg/models/backbones/uniformer.py``). Importing this module registers the backbone with mmseg.
+``annotator/uniformer/mmseg/models/backbones/uniformer.py``). Importing this module registers the backbone
+with mmseg.
 """
 
 from __future__ import annotations
@@ -12,16 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from annotator.openmmlab import import_mmseg
+from annotator.uniformer.openmmlab import import_mmseg
 
 import_mmseg()
 
-from mmcv.cnn.bricks import DropPath  # noqa: E402
+from mmcv.cnn.bricks import DropPath  # noqa: E402 - after mmseg's quiet import
 from mmseg.registry import MODELS  # noqa: E402
 
 
 class PatchEmbed(nn.Module):
-    """Shrink by ``patch_size`` and normalise the channels: ``[B, C, H, W]`` -> ``[B, D, H / patch, W / patch]``."""
+    """Shrink by ``patch_size`` and normalise the channels: ``[B, C, H, W]`` -> ``[B, D, H / patch, W /
+    patch]``.
+    """
 
     def __init__(self, in_channels: int, dim: int, patch_size: int):
         super().__init__()
@@ -45,7 +49,9 @@ class ConvMlp(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Local block: position by a depthwise convolution, 5x5 "attention", and an MLP. ``[B, D, H, W]`` -> the same."""
+    """Local block: position by a depthwise convolution, 5x5 "attention", and an MLP. ``[B, D, H, W]`` -> the
+    same.
+    """
 
     def __init__(self, dim: int, mlp_ratio: float, drop_path: float):
         super().__init__()
@@ -93,7 +99,9 @@ class Attention(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Global block: position by a depthwise convolution, self-attention, and an MLP. ``[B, D, H, W]`` -> the same."""
+    """Global block: position by a depthwise convolution, self-attention, and an MLP. ``[B, D, H, W]`` -> the
+    same.
+    """
 
     def __init__(self, dim: int, head_dim: int, mlp_ratio: float, qkv_bias: bool, drop_path: float):
         super().__init__()
@@ -127,7 +135,8 @@ class UniFormer(nn.Module):
         in_channels: channels of the picture.
 
     Returns (forward):
-        Four feature maps ``[B, embed_dim[i], H / 2**(i + 2), W / 2**(i + 2)]`` of a ``[B, in_channels, H, W]`` picture.
+        Four feature maps ``[B, embed_dim[i], H / 2**(i + 2), W / 2**(i + 2)]`` of a ``[B, in_channels, H,
+        W]`` picture.
 
     Raises:
         ValueError: sizes that do not fit together.
@@ -145,9 +154,13 @@ class UniFormer(nn.Module):
     ):
         super().__init__()
         if len(embed_dim) != 4 or len(layers) != 4:
-            raise ValueError(f"UniFormer has four stages, got embed_dim {list(embed_dim)} and layers {list(layers)}.")
+            raise ValueError(
+                f"UniFormer has four stages, got embed_dim {list(embed_dim)} and layers {list(layers)}."
+            )
         if any(dim % head_dim for dim in embed_dim[2:]):
-            raise ValueError(f"The last two of embed_dim {list(embed_dim)} must be multiples of head_dim {head_dim}.")
+            raise ValueError(
+                f"The last two of embed_dim {list(embed_dim)} must be multiples of head_dim {head_dim}."
+            )
         drop_path = torch.linspace(0, drop_path_rate, sum(layers), device="cpu").tolist()
         widths = [in_channels, *embed_dim]
         for stage, (dim, depth) in enumerate(zip(embed_dim, layers, strict=True), start=1):
@@ -156,7 +169,11 @@ class UniFormer(nn.Module):
                 blocks = [ConvBlock(dim, mlp_ratio, rate) for rate in rates]
             else:
                 blocks = [AttentionBlock(dim, head_dim, mlp_ratio, qkv_bias, rate) for rate in rates]
-            setattr(self, f"patch_embed{stage}", PatchEmbed(widths[stage - 1], dim, patch_size=4 if stage == 1 else 2))
+            setattr(
+                self,
+                f"patch_embed{stage}",
+                PatchEmbed(widths[stage - 1], dim, patch_size=4 if stage == 1 else 2),
+            )
             setattr(self, f"blocks{stage}", nn.ModuleList(blocks))
             setattr(self, f"norm{stage}", nn.LayerNorm(dim, eps=1e-6))
         self.apply(_init_linear)
@@ -172,7 +189,9 @@ class UniFormer(nn.Module):
 
 
 def channel_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """Apply a LayerNorm over the channels of ``[B, D, H, W]``; without a copy where ``x`` is in channels-last order."""
+    """Apply a LayerNorm over the channels of ``[B, D, H, W]``; without a copy where ``x`` is in channels-last
+    order.
+    """
     return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 

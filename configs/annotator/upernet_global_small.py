@@ -6,7 +6,8 @@ For inference only. Run as Python by mmengine, as any mmseg config.
 checkpoint = "upernet_global_small.pth"  # a name in annotator/ckpts
 fetch = "hf download lllyasviel/ControlNet annotator/ckpts/upernet_global_small.pth --local-dir ."
 
-# The original hands RGB pixels to a pipeline that takes BGR, so that this network sees blue first. ControlNet was
+# The original hands RGB pixels to a pipeline that takes BGR, so that this network sees blue first. ControlNet
+# was
 # trained on the maps it then gives: keep it here, and leave it out for any other detector.
 feed_rgb_as_bgr = True
 

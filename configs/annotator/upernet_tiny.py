@@ -1,7 +1,8 @@
 """UPerNet on a narrow ResNet-18, trained on the storybook world: the detector of the embedded model.
 
-``python -m training.train_detector`` trains it, ``training/README.md`` tells how. Run as Python by mmengine, as any
-mmseg config. It knows the classes of the storybook only, under their ADE20K indices.
+``python -m controlnet.storybook.train_detector`` trains it, ``controlnet/storybook/README.md`` tells how. Run
+as Python by mmengine, as any mmseg config. It knows the classes of the storybook only, under their ADE20K
+indices.
 """
 
 checkpoint = "upernet_tiny.safetensors"  # a name in annotator/ckpts

@@ -9,18 +9,15 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import nn
 
 from ldm.models.diffusion.sample_noise import Purpose, SampleNoise
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
-from ldm.torchvision_ops import declare_missing_ops
 from ldm.util import OptimizerFactory, instantiate_from_config, with_schedule
 from ldm.weights import load_into, read_state_dict
-
-declare_missing_ops()  # Lightning imports torchmetrics, and that torchvision
-import pytorch_lightning as pl  # noqa: E402
 
 
 class AutoencoderKL(pl.LightningModule):
@@ -29,8 +26,9 @@ class AutoencoderKL(pl.LightningModule):
     Args:
         ddconfig: parameters of `Encoder` and `Decoder`.
         lossconfig: YAML node of the loss, needed for training alone: a module called as
-            ``loss(pictures, reconstructions, posterior, optimizer_idx, global_step, last_layer=..., split=...)``, which
-            returns the loss and a dictionary for the log. Released files have ``torch.nn.Identity``.
+            ``loss(pictures, reconstructions, posterior, optimizer_idx, global_step, last_layer=...,
+            split=...)``, which returns the loss and a dictionary for the log. Released files have
+            ``torch.nn.Identity``.
         embed_dim: channels of the latents.
         ckpt_path: weights to start from, without the keys that begin with one of ``ignore_keys``.
         image_key: key of the picture in a batch, ``[B, H, W, C]`` in [-1, 1].
@@ -53,7 +51,9 @@ class AutoencoderKL(pl.LightningModule):
     ):
         super().__init__()
         if not ddconfig["double_z"]:
-            raise ValueError("ddconfig.double_z is false; a KL autoencoder's encoder must give means and variances")
+            raise ValueError(
+                "ddconfig.double_z is false; a KL autoencoder's encoder must give means and variances"
+            )
         self.image_key = image_key
         self.embed_dim = embed_dim
         self.monitor = monitor
@@ -79,12 +79,16 @@ class AutoencoderKL(pl.LightningModule):
         return self.quant_conv.weight.dtype
 
     def encode(self, x: torch.Tensor) -> DiagonalGaussianDistribution:
-        """Pictures ``[B, 3, H, W]`` in [-1, 1] -> posterior of latents ``[B, embed_dim, H/f, W/f]``, in float32."""
+        """Pictures ``[B, 3, H, W]`` in [-1, 1] -> posterior of latents ``[B, embed_dim, H/f, W/f]``, in
+        float32.
+        """
         moments = self.quant_conv(self.encoder(x.to(self.dtype)))
         return DiagonalGaussianDistribution(moments.to(torch.promote_types(moments.dtype, torch.float32)))
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Latents ``[B, embed_dim, h, w]`` -> pictures ``[B, 3, f h, f w]``, about in [-1, 1], in the type of z."""
+        """Latents ``[B, embed_dim, h, w]`` -> pictures ``[B, 3, f h, f w]``, about in [-1, 1], in the type of
+        z.
+        """
         return self.decoder(self.post_quant_conv(z.to(self.dtype))).to(z.dtype)
 
     def forward(
@@ -111,8 +115,9 @@ class AutoencoderKL(pl.LightningModule):
     def _step(self, batch: Mapping[str, Any], split: str, **log_options: bool) -> torch.Tensor:
         if isinstance(self.loss, nn.Identity):
             raise ValueError(
-                "this autoencoder's lossconfig is torch.nn.Identity, that of released files; training needs a loss, "
-                "such as training.losses.ReconstructionKLLoss"
+                "this autoencoder's lossconfig is torch.nn.Identity, that of released files; training needs "
+                "a loss, "
+                "such as controlnet.training.losses.ReconstructionKLLoss"
             )
         pictures = self.get_input(batch, self.image_key)
         posterior = self.encode(pictures)
@@ -120,13 +125,21 @@ class AutoencoderKL(pl.LightningModule):
         noise = None if random is None else random.normal(Purpose.POSTERIOR, like=posterior.mean)
         reconstructions = self.decode(posterior.sample(noise=noise))
         loss, log = self.loss(
-            pictures, reconstructions, posterior, 0, self.global_step, last_layer=self.decoder.last_layer, split=split
+            pictures,
+            reconstructions,
+            posterior,
+            0,
+            self.global_step,
+            last_layer=self.decoder.last_layer,
+            split=split,
         )
         self.log_dict(log, batch_size=len(pictures), sync_dist=True, **log_options)
         return loss
 
     def freeze_encoder(self) -> None:
-        """Train the decoder alone: latents stay as they are, and what has learned from them goes on to fit."""
+        """Train the decoder alone: latents stay as they are, and what has learned from them goes on to
+        fit.
+        """
         self.encoder.requires_grad_(False)
         self.quant_conv.requires_grad_(False)
 
@@ -135,13 +148,17 @@ class AutoencoderKL(pl.LightningModule):
         return [self]
 
     def configure_optimizers(self) -> Any:
-        """``make_optimizer``'s, or Adam with the betas that VQGAN uses, with the schedule of ``scheduler_config``."""
+        """``make_optimizer``'s, or Adam with the betas that VQGAN uses, with the schedule of
+        ``scheduler_config``.
+        """
         make = self.make_optimizer or partial(torch.optim.Adam, betas=(0.5, 0.9), fused=True)
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return with_schedule(make(trained, lr=self.learning_rate), self.scheduler_config)
 
     @torch.no_grad()
-    def log_images(self, batch: Mapping[str, Any], only_inputs: bool = False, **kwargs) -> dict[str, torch.Tensor]:
+    def log_images(
+        self, batch: Mapping[str, Any], only_inputs: bool = False, **kwargs
+    ) -> dict[str, torch.Tensor]:
         """``inputs``, ``reconstructions`` and ``samples`` from noise, ``[B, 3, H, W]`` in [-1, 1]."""
         pictures = self.get_input(batch, self.image_key)
         if only_inputs:

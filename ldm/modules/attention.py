@@ -1,6 +1,7 @@
 """The transformer inside Stable Diffusion's UNet.
 
-Sources: latent diffusion (arXiv 2112.10752), GEGLU (2002.05202), and ldm/modules/attention.py of the original.
+Sources: latent diffusion (arXiv 2112.10752), GEGLU (2002.05202), and ldm/modules/attention.py of the
+original.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class FeedForward(nn.Module):
         glu: gate the hidden layer (`GEGLU`) instead of a plain GELU.
     """
 
-    def __init__(self, dim: int, dim_out: int | None = None, mult: int = 4, glu: bool = False, dropout: float = 0.0):
+    def __init__(
+        self, dim: int, dim_out: int | None = None, mult: int = 4, glu: bool = False, dropout: float = 0.0
+    ):
         super().__init__()
         hidden = int(dim * mult)
         project_in = GEGLU(dim, hidden) if glu else nn.Sequential(nn.Linear(dim, hidden), nn.GELU())
@@ -46,24 +49,32 @@ class FeedForward(nn.Module):
         return self.net(x)
 
 
-def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slice_size: int | None = None) -> torch.Tensor:
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slice_size: int | None = None
+) -> torch.Tensor:
     """softmax(q k^T / sqrt(d)) v for ``[B, heads, N, d]``.
 
     Args:
-        slice_size: None for one call; else so many heads of the whole batch at a time, for little memory: no more than
-            ``slice_size`` matrices of N x M scores can exist at once, whichever kernel torch takes.
+        slice_size: None for one call; else so many heads of the whole batch at a time, for little memory: no
+            more than ``slice_size`` matrices of N x M scores can exist at once, whichever kernel torch takes.
     """
     if slice_size is None:
         return F.scaled_dot_product_attention(query, key, value)
     if slice_size < 1:
-        raise ValueError(f"got a slice size of {slice_size} for attention; expected 1 or more, or None for no slices")
+        raise ValueError(
+            f"got a slice size of {slice_size} for attention; expected 1 or more, or None for no slices"
+        )
     flat = [tensor.flatten(0, 1).split(slice_size) for tensor in (query, key, value)]  # [slice, N, d] each
-    slices = [F.scaled_dot_product_attention(q[None], k[None], v[None])[0] for q, k, v in zip(*flat, strict=True)]
+    slices = [
+        F.scaled_dot_product_attention(q[None], k[None], v[None])[0] for q, k, v in zip(*flat, strict=True)
+    ]
     return torch.cat(slices).view(*query.shape[:-1], value.shape[-1])
 
 
 def set_attention_slice(model: nn.Module, slice_size: int | None) -> None:
-    """Let every attention layer of ``model`` work on so many heads at a time; None is all at once (the default)."""
+    """Let every attention layer of ``model`` work on so many heads at a time; None is all at once (the
+    default).
+    """
     for module in model.modules():
         if hasattr(module, "slice_size"):
             module.slice_size = slice_size
@@ -95,7 +106,9 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         context = default(context, x)
-        q, k, v = (self._split_heads(tensor) for tensor in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        q, k, v = (
+            self._split_heads(tensor) for tensor in (self.to_q(x), self.to_k(context), self.to_v(context))
+        )
         out = attend(q, k, v, self.slice_size)  # [B, heads, N, d]
         return self.to_out(out.transpose(1, 2).flatten(2))  # [B, N, query_dim]
 
@@ -105,7 +118,8 @@ class CrossAttention(nn.Module):
 
 
 class BasicTransformerBlock(nn.Module):
-    """Self-attention, cross-attention and feed-forward, each with its norm and residual: ``[B, N, dim]`` both ways.
+    """Self-attention, cross-attention and feed-forward, each with its norm and residual: ``[B, N, dim]`` both
+    ways.
 
     Args:
         context_dim: channels of the text embedding; None makes the second attention a self-attention.
@@ -175,7 +189,9 @@ class SpatialTransformer(nn.Module):
         self.in_channels = in_channels
         self.use_linear = use_linear
         self.norm = nn.GroupNorm(32, in_channels, eps=1e-6)
-        self.proj_in = nn.Linear(in_channels, inner_dim) if use_linear else nn.Conv2d(in_channels, inner_dim, 1)
+        self.proj_in = (
+            nn.Linear(in_channels, inner_dim) if use_linear else nn.Conv2d(in_channels, inner_dim, 1)
+        )
         self.transformer_blocks = nn.ModuleList(
             BasicTransformerBlock(
                 inner_dim,
@@ -192,8 +208,12 @@ class SpatialTransformer(nn.Module):
             nn.Linear(inner_dim, in_channels) if use_linear else nn.Conv2d(inner_dim, in_channels, 1)
         )
 
-    def forward(self, x: torch.Tensor, context: torch.Tensor | Sequence[torch.Tensor] | None = None) -> torch.Tensor:
-        """x ``[B, C, H, W]``; context ``[B, M, context_dim]``, or a list with one such tensor for each block."""
+    def forward(
+        self, x: torch.Tensor, context: torch.Tensor | Sequence[torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """x ``[B, C, H, W]``; context ``[B, M, context_dim]``, or a list with one such tensor for each
+        block.
+        """
         height, width = x.shape[-2:]
         contexts = context if isinstance(context, list | tuple) else [context] * len(self.transformer_blocks)
         h = self.norm(x)  # [B, C, H, W]
@@ -206,7 +226,9 @@ class SpatialTransformer(nn.Module):
             h = block(h, context=block_context)  # [B, HW, inner]
         if self.use_linear:
             h = self.proj_out(h)  # [B, HW, C]
-        h = h.unflatten(1, (height, width)).permute(0, 3, 1, 2)  # [B, C or inner, H, W], channels last in memory
+        h = h.unflatten(1, (height, width)).permute(
+            0, 3, 1, 2
+        )  # [B, C or inner, H, W], channels last in memory
         if not self.use_linear:
             h = self.proj_out(h)  # [B, C, H, W]
         return h + x
@@ -216,5 +238,7 @@ def _one_per_block(value: object, depth: int, name: str) -> list:
     """A list of ``depth`` values from one value or a sequence (a YAML list counts as one)."""
     values = list(value) if isinstance(value, Sequence) else [value] * depth
     if len(values) != depth:
-        raise ValueError(f"got {len(values)} values for {name}; expected one for each of {depth} transformer blocks")
+        raise ValueError(
+            f"got {len(values)} values for {name}; expected one for each of {depth} transformer blocks"
+        )
     return values

@@ -26,9 +26,13 @@ class LitEma(nn.Module):
             raise ValueError(f"got an EMA decay of {decay}; expected a number in [0, 1]")
         # Named devices keep these two numbers real in a skeleton on the meta device.
         self.register_buffer("decay", torch.tensor(decay, dtype=torch.float32, device="cpu"))
-        self.register_buffer("num_updates", torch.tensor(0 if use_num_upates else -1, dtype=torch.int, device="cpu"))
+        self.register_buffer(
+            "num_updates", torch.tensor(0 if use_num_upates else -1, dtype=torch.int, device="cpu")
+        )
         self.m_name2s_name = {
-            name: name.replace(".", "") for name, parameter in model.named_parameters() if parameter.requires_grad
+            name: name.replace(".", "")
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
         }
         for name, parameter in model.named_parameters():
             if name in self.m_name2s_name:

@@ -1,4 +1,6 @@
-"""A detector small enough for tests: UPerNet on a UniFormer of four blocks, with weights by the golden recipe."""
+"""A detector small enough for tests: UPerNet on a UniFormer of four blocks, with weights by the golden
+recipe.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ import golden_data
 import pytest
 import torch
 
-from annotator.segmentor import build_segmentor
 from annotator.uniformer import UniformerDetector
+from annotator.uniformer.segmentor import build_segmentor
 
 TINY_CONFIG = """
 norm_cfg = dict(type="SyncBN", requires_grad=True)
@@ -20,7 +22,8 @@ model = dict(
     type="EncoderDecoder",
     pretrained="https://example.com/never-fetched.pth",
     data_preprocessor=dict(
-        type="SegDataPreProcessor", mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
+        type="SegDataPreProcessor", mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True
     ),
     backbone=dict(type="UniFormer", embed_dim=[8, 16, 16, 16], layers=[1, 1, 1, 1], head_dim=8),
     decode_head=dict(
@@ -47,7 +50,9 @@ class DetectorFiles(NamedTuple):
 
 
 def _save_filled(config: Path, checkpoint: Path) -> None:
-    """Fill the network of a config by the recipe and save it as mmseg does, with other things beside the weights."""
+    """Fill the network of a config by the recipe and save it as mmseg does, with other things beside the
+    weights.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Default ``avg_non_ignore``")
         model = golden_data.fill_by_recipe(build_segmentor(config))

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import tool_annotate
-from annotator import annotate_folder as module
 from annotator.ade20k import colorize
-from annotator.annotate_folder import FolderReport, annotate_folder, prompt_of
-from annotator.pictures import read_index_map, read_picture
 from annotator.uniformer import UniformerDetector
+from controlnet import annotate as module
+from controlnet.annotate import FolderReport, annotate_folder, prompt_of
+from controlnet.commands import annotate as tool_annotate
+from controlnet.pictures import read_index_map, read_picture
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,9 @@ def detector(tiny) -> UniformerDetector:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Pictures of three kinds and two sizes, two of them with the same stem, and files that are no pictures."""
+    """Pictures of three kinds and two sizes, two of them with the same stem, and files that are no
+    pictures.
+    """
     random = np.random.default_rng(0)
     folder = tmp_path / "pictures"
     (folder / "more").mkdir(parents=True)
@@ -68,7 +70,9 @@ def test_maps_are_those_of_the_detector_under_the_same_names(detector, folder: P
         assert Image.open(out / "colors" / name).format == "PNG"
 
 
-def test_pictures_of_one_size_go_together(detector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_pictures_of_one_size_go_together(
+    detector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     sizes, labels_of = [], detector.labels_of
     monkeypatch.setattr(detector, "labels_of", lambda batch: sizes.append(len(batch)) or labels_of(batch))
     annotate_folder(folder, tmp_path / "out", detector, batch_size=4, progress=False)
@@ -138,7 +142,7 @@ def test_resolution_resizes_first_and_keeps_the_resized_pictures(detector, folde
 
 
 def test_prompt_list_is_a_data_set_that_training_reads(detector, folder: Path, tmp_path: Path):
-    from training.data.records import check_pictures, read_records
+    from controlnet.training.data.records import check_pictures, read_records
 
     out = tmp_path / "out"
     annotate_folder(folder, out, detector, prompts=True, progress=False)
@@ -146,7 +150,13 @@ def test_prompt_list_is_a_data_set_that_training_reads(detector, folder: Path, t
     assert check_pictures(out, records, "color-map", progress=False).tolist().count([48, 64]) == 3
     prompts = {record.target.name: record.prompt for record in records}
     told = "a red house, by the sea"
-    assert prompts == {"a.PNG": "a", "b.png": "b", "b.webp": "b", "red house-01.png": told, "turned.jpg": "turned"}
+    assert prompts == {
+        "a.PNG": "a",
+        "b.png": "b",
+        "b.webp": "b",
+        "red house-01.png": told,
+        "turned.jpg": "turned",
+    }
 
 
 @pytest.mark.parametrize(
@@ -175,7 +185,10 @@ class TestCommandLine:
         return tool_annotate.main([str(argument) for argument in (*arguments, *files)])
 
     def test_good_run(self, tiny, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
-        assert self.run(tiny, folder, tmp_path / "out", "--prompts", "--batch-size", "2", "--precision", "fp32") == 0
+        assert (
+            self.run(tiny, folder, tmp_path / "out", "--prompts", "--batch-size", "2", "--precision", "fp32")
+            == 0
+        )
         assert capsys.readouterr().out == "5 annotated, 0 done before, 0 failed\n"
 
     def test_unreadable_picture(self, tiny, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -192,7 +205,13 @@ class TestCommandLine:
         ],
     )
     def test_nothing_to_do(
-        self, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, arguments: list[str], message: str
+        self,
+        tiny,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys,
+        arguments: list[str],
+        message: str,
     ):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "empty").mkdir()

@@ -12,10 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from annotator import segmentor
 from annotator.ade20k import CLASSES, PALETTE, colorize
-from annotator.segmentor import argmax_in_parts
-from annotator.uniformer import UniformerDetector
+from annotator.uniformer import UniformerDetector, segmentor
+from annotator.uniformer.segmentor import argmax_in_parts
 from ldm.weights import WeightsError
 
 PIPELINE = "test_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]"
@@ -72,7 +71,9 @@ def test_half_precision_gives_nearly_the_same_map(
 def test_on_cuda_it_runs_in_half_precision(tiny, detector: UniformerDetector, picture: np.ndarray):
     on_gpu = UniformerDetector(tiny.checkpoint, tiny.config)
     assert np.mean(on_gpu.labels(picture) == detector.labels(picture)) > 0.97
-    assert {(p.device.type, p.dtype) for p in on_gpu.model.decode_head.parameters()} == {("cuda", torch.float16)}
+    assert {(p.device.type, p.dtype) for p in on_gpu.model.decode_head.parameters()} == {
+        ("cuda", torch.float16)
+    }
 
 
 def test_threads_load_it_once(tiny, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch):
@@ -114,7 +115,9 @@ def test_config_without_a_checkpoint_of_its_own(tiny):
         UniformerDetector(config=tiny.config).load()
 
 
-@pytest.mark.parametrize("content", [b"junk" * 100, b"<html>404</html>", b""], ids=["junk", "web page", "empty"])
+@pytest.mark.parametrize(
+    "content", [b"junk" * 100, b"<html>404</html>", b""], ids=["junk", "web page", "empty"]
+)
 def test_junk_checkpoint_is_refused(tiny, tmp_path: Path, content: bytes):
     path = tmp_path / "junk.pth"
     path.write_bytes(content)
@@ -141,7 +144,10 @@ def test_checkpoint_of_another_network_is_refused(tiny, tmp_path: Path):
         ("model = dict(", "cannot be run"),
         ("model = dict(type='EncoderDecoder')", "has no `test_pipeline`"),
         (f"model = dict(type='Nonsense')\n{PIPELINE}", "Nonsense"),
-        ("custom_imports = dict(imports='not_installed_at_all')\nmodel = dict(type='x')", "not_installed_at_all"),
+        (
+            "custom_imports = dict(imports='not_installed_at_all')\nmodel = dict(type='x')",
+            "not_installed_at_all",
+        ),
     ],
     ids=["missing", "no model", "syntax error", "no pipeline", "unknown type", "missing package"],
 )

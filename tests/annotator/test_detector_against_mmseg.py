@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from annotator.uniformer import UniformerDetector
-from annotator.upernet_inference import UPerHeadForInference
+from annotator.uniformer.upernet_inference import UPerHeadForInference
 
 STOCK = Path(mmseg.__file__).parent / ".mim" / "configs"
 PIPELINE = """

@@ -30,7 +30,9 @@ def detector(checkpoint: Path) -> UniformerDetector:
 
 def test_keys_are_those_of_the_released_file(checkpoint: Path):
     state = torch.load(checkpoint, weights_only=True, mmap=True)["state_dict"]
-    ours = {key: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for key, tensor in state.items()}
+    ours = {
+        key: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for key, tensor in state.items()
+    }
     assert ours == golden_data.released_keys("upernet_global_small")
 
 

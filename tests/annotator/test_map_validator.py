@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from annotator.ade20k import CLASSES, PALETTE, colorize, labels_from_colors
-from annotator.map_validator import MapReport, validate_map
-from annotator.pictures import PictureError
+from controlnet.conditions.seg.validator import MapReport, validate_map
+from controlnet.pictures import PictureError
 
 ROAD, SKYSCRAPER = CLASSES.index("road"), CLASSES.index("skyscraper")
 
@@ -23,7 +23,9 @@ def labels() -> np.ndarray:
     points = random.integers(0, (240, 320), (20, 2))
     classes = random.choice([i for i in range(150) if i not in (ROAD, SKYSCRAPER)], 20, replace=False)
     rows, columns = np.mgrid[:240, :320]
-    nearest = ((rows[..., None] - points[:, 0]) ** 2 + (columns[..., None] - points[:, 1]) ** 2).argmin(axis=-1)
+    nearest = ((rows[..., None] - points[:, 0]) ** 2 + (columns[..., None] - points[:, 1]) ** 2).argmin(
+        axis=-1
+    )
     return classes[nearest].astype(np.uint8)
 
 
@@ -129,7 +131,9 @@ def index_sources(labels: np.ndarray) -> dict[str, bytes | np.ndarray]:
 def test_index_maps_keep_every_class(kind: str):
     every_class = np.arange(150, dtype=np.uint8).reshape(10, 15)
     sources = index_sources(every_class)
-    if kind == "palette PNG in other colours":  # all its colours are ADE20K's, with other numbers: a colour map
+    if (
+        kind == "palette PNG in other colours"
+    ):  # all its colours are ADE20K's, with other numbers: a colour map
         expected = labels_from_colors(PALETTE[::-1][every_class])
     else:
         expected = every_class

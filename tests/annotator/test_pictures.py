@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from annotator.pictures import PictureError, read_index_map, read_picture
+from controlnet.pictures import PictureError, read_index_map, read_picture
 
 NEEDS_AVIF = pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
 
@@ -34,7 +34,12 @@ def png(width: int, height: int, bit_depth: int, color_type: int, rows: bytes) -
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, bit_depth, color_type, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "BMP", "PPM", "WEBP", "JPEG2000"])
@@ -55,7 +60,12 @@ def test_path_bytes_and_file_give_the_same(rgb: np.ndarray, tmp_path: Path):
     path = tmp_path / "picture.png"
     Image.fromarray(rgb).save(path)
     with path.open("rb") as file:
-        arrays = [read_picture(path), read_picture(str(path)), read_picture(path.read_bytes()), read_picture(file)]
+        arrays = [
+            read_picture(path),
+            read_picture(str(path)),
+            read_picture(path.read_bytes()),
+            read_picture(file),
+        ]
     for array in arrays:
         assert array.dtype == np.uint8
         np.testing.assert_array_equal(array, rgb)

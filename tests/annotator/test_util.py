@@ -15,7 +15,10 @@ RESOLUTIONS = (512, 256, 128, 320, 64)
 @pytest.mark.parametrize(("index", "resolution"), list(enumerate(RESOLUTIONS)))
 def test_matches_the_original(index: int, resolution: int):
     with safe_open(GOLDEN, "np") as golden:
-        tensors = {name: golden.get_tensor(f"{name}.{index}") for name in ("image", "hwc3", "shape", "mean", "corner")}
+        tensors = {
+            name: golden.get_tensor(f"{name}.{index}")
+            for name in ("image", "hwc3", "shape", "mean", "corner")
+        }
     picture = HWC3(tensors["image"])
     np.testing.assert_array_equal(picture, tensors["hwc3"])
     resized = resize_image(picture, resolution)

@@ -52,7 +52,11 @@ def test_names():
 def test_a_new_control_is_the_encoders_copy_with_fresh_ends():
     state, new = add_control(SD, SCRATCH)
     assert list(state) == list(SCRATCH)
-    assert values(state) == {**values(SD), "control_model.input.weight": 1, "control_model.zero_convs.0.weight": 0.5}
+    assert values(state) == {
+        **values(SD),
+        "control_model.input.weight": 1,
+        "control_model.zero_convs.0.weight": 0.5,
+    }
     assert new == ["control_model.zero_convs.0.weight"]
 
 
@@ -63,7 +67,10 @@ def test_files_without_schedules_get_the_definitions():
 
 
 def test_a_new_control_is_of_the_definitions_type_and_ignores_what_it_has_no_place_for():
-    half = {key: tensor.half() for key, tensor in SD.items()} | {"model_ema.decay": full(1), "control_model.x": full(1)}
+    half = {key: tensor.half() for key, tensor in SD.items()} | {
+        "model_ema.decay": full(1),
+        "control_model.x": full(1),
+    }
     state, _ = add_control(half, SCRATCH)
     assert list(state) == list(SCRATCH)
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
@@ -152,12 +159,27 @@ def test_half_precision_is_added_in_float32():
     ("base", "control", "target", "says"),
     [
         (SD, SD, OTHER, "no ControlNet"),
-        (without(SD, "model.diffusion_model.input"), TRAINED, OTHER, "the base lacks model.diffusion_model.input"),
+        (
+            without(SD, "model.diffusion_model.input"),
+            TRAINED,
+            OTHER,
+            "the base lacks model.diffusion_model.input",
+        ),
         (SD, TRAINED, without(OTHER, "model."), "the target lacks model.diffusion_model"),
-        (SD, TRAINED, {**OTHER, "model.diffusion_model.out.weight": full(1, 2, 4)}, r"\[2, 4\] in the target and \[2,"),
-        (SD, CONTROL, without(OTHER, "cond_stage_model."), "neither the target nor the control has cond_stage_model"),
+        (
+            SD,
+            TRAINED,
+            {**OTHER, "model.diffusion_model.out.weight": full(1, 2, 4)},
+            r"\[2, 4\] in the target and \[2,",
+        ),
+        (
+            SD,
+            CONTROL,
+            without(OTHER, "cond_stage_model."),
+            "neither the target nor the control has cond_stage_model",
+        ),
     ],
-)  # fmt: skip
+)
 def test_transfers_that_cannot_be_are_errors(base: dict, control: dict, target: dict, says: str):
     with pytest.raises(WeightsError, match=says):
         transfer_control(base, control, target)
@@ -175,8 +197,12 @@ def test_a_control_with_an_unlocked_decoder_takes_the_rest_from_the_target():
 # --- merge ---
 
 
-@pytest.mark.parametrize("base", [SD, {**SD, "control_model.input.weight": full(7), "model_ema.decay": full(1)}])
-@pytest.mark.parametrize("control", [without(TRAINED, *SD), {**TRAINED, "model.diffusion_model.out.weight": full(7)}])
+@pytest.mark.parametrize(
+    "base", [SD, {**SD, "control_model.input.weight": full(7), "model_ema.decay": full(1)}]
+)
+@pytest.mark.parametrize(
+    "control", [without(TRAINED, *SD), {**TRAINED, "model.diffusion_model.out.weight": full(7)}]
+)
 def test_base_and_control_make_a_whole_model(base: dict, control: dict):
     assert values(merge_control(base, control)) == values(TRAINED)
     assert list(merge_control(base, control)) == list(TRAINED)

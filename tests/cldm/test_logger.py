@@ -93,7 +93,11 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert painter.calls == [{"training": False, "N": 5, "ddim_steps": 3}] * 2
     path = tmp_path / "image_log" / "train" / "control_gs-000002_e-000000_b-000002.png"
     picture = np.asarray(Image.open(path))
-    assert picture.shape == (2 * 10 + 2, 4 * 10 + 2, 3)  # four of five pictures in the first row, two pixels between
+    assert picture.shape == (
+        2 * 10 + 2,
+        4 * 10 + 2,
+        3,
+    )  # four of five pictures in the first row, two pixels between
     tile = picture[2:10, 2:10, 0].astype(float) / 255 * 2 - 1
     np.testing.assert_allclose(tile, np.linspace(-2, 2, 8).clip(-1, 1)[None].repeat(8, 0), atol=0.005)
     assert list((tmp_path / "log").rglob("events.out.tfevents.*"))

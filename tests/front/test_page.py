@@ -15,12 +15,12 @@ from front.small_page import GRASS, HOUSE, SKY, draw
 from PIL import Image
 
 from annotator.ade20k import CLASSES, colorize
-from cldm.generate import Cancelled, Step
-from cldm.png import read_request, save_png
-from cldm.requests import Request, RequestError
-from page.jobs import Jobs
-from page.links import link_fragment, read_fragment
-from page.map_editor import pack_runs, unpack_runs
+from controlnet.generation.generator import Cancelled, Step
+from controlnet.generation.png import read_request, save_png
+from controlnet.generation.request import Request, RequestError
+from controlnet.page.jobs import Jobs
+from controlnet.page.links import link_fragment, read_fragment
+from controlnet.page.map_editor import pack_runs, unpack_runs
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE = 60_000  # milliseconds: machines of tests are slow and busy
@@ -258,7 +258,7 @@ def test_what_comes_after_a_result(tab):
     tab.wait_for_selector("#editor [data-state=empty]")
 
 
-# Without a browser ----------------------------------------------------------------------------------------------------
+# Without a browser ------------------------------------------------------------------------------------------
 
 
 def test_runs_survive_the_way_through_the_editor():
@@ -270,7 +270,13 @@ def test_runs_survive_the_way_through_the_editor():
 
 def test_damaged_edits_are_refused():
     good = pack_runs(np.zeros((4, 4), np.uint8))
-    bad = [{**good, "width": 5}, {**good, "runs": "!!"}, {**good, "runs": "lgEA"}, {"width": 1}, {**good, "height": -4}]
+    bad = [
+        {**good, "width": 5},
+        {**good, "runs": "!!"},
+        {**good, "runs": "lgEA"},
+        {"width": 1},
+        {**good, "height": -4},
+    ]
     for payload in (*bad, {**good, "width": 2**40}, {**good, "runs": "lhAA"}):
         with pytest.raises(RequestError, match="edited map"):
             unpack_runs(payload)

@@ -22,9 +22,9 @@ from PIL import Image
 
 import predict
 from annotator.ade20k import colorize
-from cldm.generate import Generator
-from cldm.png import read_request, save_png
-from cldm.requests import Request, RequestError
+from controlnet.generation.generator import Generator
+from controlnet.generation.png import read_request, save_png
+from controlnet.generation.request import Request, RequestError
 
 # Name, type and default of the public controlnet-seg model's inputs, in its order.
 PUBLIC = {
@@ -68,13 +68,19 @@ def test_inputs_are_those_of_the_public_model():
 
 
 def test_map_first_then_the_pictures_and_zero_is_a_seed(predictor, house):
-    paths = predictor.predict(house, "a house", image_resolution="256", ddim_steps=1, seed=0, detect_resolution=256)
+    paths = predictor.predict(
+        house, "a house", image_resolution="256", ddim_steps=1, seed=0, detect_resolution=256
+    )
     assert [path.name for path in paths] == ["output_0.png", "output_1.png"]
-    np.testing.assert_array_equal(np.asarray(Image.open(paths[0])), colorize(ColorDetector().labels(draw(256, 256))))
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(paths[0])), colorize(ColorDetector().labels(draw(256, 256)))
+    )
     request = read_request(paths[1])
     assert request.seed == 0
     content = paths[1].read_bytes()
-    again = predictor.predict(house, "a house", image_resolution="256", ddim_steps=1, seed=0, detect_resolution=256)
+    again = predictor.predict(
+        house, "a house", image_resolution="256", ddim_steps=1, seed=0, detect_resolution=256
+    )
     assert again[1].read_bytes() == content
 
 
@@ -113,7 +119,9 @@ def cog_server(model_options, tmp_path_factory) -> Iterator[str]:
         port = probe.getsockname()[1]
     environment = {
         **os.environ,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # Cog starts "python"
+        "PATH": os.pathsep.join(
+            [str(Path(sys.executable).parent), os.environ["PATH"]]
+        ),  # Cog starts "python"
         "PORT": str(port),
         "COG_PREDICT_TYPE_STUB": "predict.py:Predictor",
         "CONTROLNET_OPTIONS": shlex.join(model_options),
@@ -147,7 +155,9 @@ def test_through_cogs_own_server(cog_server):
     settings = {"image": picture, "prompt": "a house", "image_resolution": "256", "ddim_steps": 1, "seed": 3}
 
     def ask(**changes) -> dict:
-        return httpx.post(f"{cog_server}/predictions", json={"input": {**settings, **changes}}, timeout=300).json()
+        return httpx.post(
+            f"{cog_server}/predictions", json={"input": {**settings, **changes}}, timeout=300
+        ).json()
 
     answer = ask()
     assert answer["status"] == "succeeded", answer

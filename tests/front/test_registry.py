@@ -1,4 +1,6 @@
-"""Which model a command line gets, what it is told where there is none, and the page as its command starts it."""
+"""Which model a command line gets, what it is told where there is none, and the page as its command starts
+it.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,28 @@ from front.conftest import ROOT
 from front.small_page import ColorDetector, draw, start
 from gradio_client import Client, handle_file
 
-import gradio_seg2image
-import tool_generate
-from cldm.generate import Generator
-from cldm.png import read_request, save_png
-from cldm.registry import ModelError, default_model, find_device, find_model, known_models, load_generator
+from controlnet.commands import generate as tool_generate
+from controlnet.generation.generator import Generator
+from controlnet.generation.models import (
+    ModelError,
+    default_model,
+    find_device,
+    find_model,
+    known_models,
+    load_generator,
+)
+from controlnet.generation.png import read_request, save_png
+from controlnet.page import app
 
 
 @pytest.fixture
 def empty_project(tmp_path, monkeypatch):
     """A project whose folders hold no weights."""
-    monkeypatch.setattr("cldm.registry.ROOT", tmp_path)
-    monkeypatch.setattr("cldm.registry.annotator_ckpts_path", str(tmp_path / "annotator" / "ckpts"))
+    monkeypatch.setattr("controlnet.generation.models.MODELS", tmp_path / "models")
+    monkeypatch.setattr("controlnet.generation.models.CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(
+        "controlnet.generation.models.annotator_ckpts_path", str(tmp_path / "annotator" / "ckpts")
+    )
     return tmp_path
 
 
@@ -49,7 +61,7 @@ def test_sd15_is_the_default_once_its_files_are_there(empty_project):
 
 def test_front_ends_offer_the_models_own_guidance(small_model, tmp_path):
     assert known_models()["sd15"].guidance == 9.0  # the original's
-    page = gradio_seg2image.build_page(Generator(small_model, ColorDetector(), resolution=64, guidance=2.5))
+    page = app.build_page(Generator(small_model, ColorDetector(), resolution=64, guidance=2.5))
     sliders = {block.label: block.value for block in page.blocks.values() if isinstance(block, gr.Slider)}
     assert sliders["Guidance Scale"] == 2.5 and sliders["Image Resolution"] == 64
     save_png(tmp_path / "a.png", draw())
@@ -71,7 +83,7 @@ def test_missing_files_come_with_the_command(empty_project, capsys):
     with pytest.raises(ModelError, match=r"tiny: .*control_tiny_seg.*upernet_tiny.*make tiny; .*hf download"):
         find_model("auto")
     with pytest.raises(SystemExit, match=r"error: Model tiny: there is no .*make tiny$"):
-        gradio_seg2image.main(["--model", "tiny"])
+        app.main(["--model", "tiny"])
 
 
 @pytest.mark.parametrize(
@@ -101,7 +113,7 @@ def test_the_page_may_ask_for_a_password(small_model):
             visitor.post(f"{url}login", data={"username": "me", "password": "secret:word"})
             assert visitor.get(f"{url}config").status_code == 200
     with pytest.raises(SystemExit):
-        gradio_seg2image.parse_arguments(["--auth", "me"])
+        app.parse_arguments(["--auth", "me"])
 
 
 def test_the_command_serves_the_page(model_options, tmp_path):
@@ -120,7 +132,13 @@ def test_the_command_serves_the_page(model_options, tmp_path):
                 break
         assert url, (tmp_path / "log").read_text()[-2000:]
         client = Client(url, verbose=False, download_files=tmp_path / "answers")
-        settings = {"prompt": "a house", "ddim_steps": 1, "image_resolution": 64, "detect_resolution": 64, "seed": 1}
+        settings = {
+            "prompt": "a house",
+            "ddim_steps": 1,
+            "image_resolution": 64,
+            "detect_resolution": 64,
+            "seed": 1,
+        }
         _, picture = client.predict(handle_file(tmp_path / "house.png"), api_name="/process", **settings)
         assert read_request(picture["image"]).seed == 1
         _, classes = client.predict(handle_file(tmp_path / "house.png"), 64, api_name="/detect")

@@ -15,10 +15,10 @@ import pytest
 from front.conftest import ROOT
 from front.small_page import draw
 
-import tool_generate
 from annotator.ade20k import colorize
-from cldm.batch import MANIFEST, jobs_of_lines
-from cldm.png import read_request, save_png
+from controlnet.commands import generate as tool_generate
+from controlnet.generation.jobs import MANIFEST, jobs_of_lines
+from controlnet.generation.png import read_request, save_png
 
 FAST = ["--ddim-steps", "1", "--seed", "5"]
 
@@ -70,7 +70,11 @@ def test_a_folder_with_a_broken_picture(reference, capsys):
         *("a.png", "a_map.png", "b.png", "b_map.png", "c.png", "c_map.png", "more/a.png", "more/a_map.png"),
     ]
     entry = entries["more/a"]
-    assert (entry["files"], entry["seeds"], entry["model"]) == (["more/a_map.png", "more/a.png"], [5], "small")
+    assert (entry["files"], entry["seeds"], entry["model"]) == (
+        ["more/a_map.png", "more/a.png"],
+        [5],
+        "small",
+    )
     assert 0 <= entry["adherence"][0]["miou"] <= 1 and entry["seconds"] > 0
     assert read_request(reference / "a.png").prompt == "a house"
 
@@ -126,7 +130,12 @@ def test_a_file_of_requests(tmp_path, model_options, house_map):
     assert entries["two"]["files"] == ["two_map.png", "two_0.png", "two_1.png"]
     assert entries["two"]["request"]["seed"] == 1 and entries["00002"]["request"]["seed"] == 5
     errors = {name: entry["error"] for name, entry in entries.items() if "error" in entry}
-    for name, why in {"00003": "no such file", "00004": "scale", "00005": "escape", "two-6": "came before"}.items():
+    for name, why in {
+        "00003": "no such file",
+        "00004": "scale",
+        "00005": "escape",
+        "two-6": "came before",
+    }.items():
         assert why in errors.pop(name)
     assert "requests.jsonl, line 7" in errors.pop("00007") and not errors
     assert not (tmp_path.parent / "escape.png").exists()
@@ -139,7 +148,7 @@ def test_results_repeat_from_themselves(reference, tmp_path, model_options):
 
 
 def test_missing_weights_say_how_to_get_them(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("cldm.registry.ROOT", tmp_path)
+    monkeypatch.setattr("controlnet.generation.models.ROOT", tmp_path)
     assert run(tmp_path, tmp_path / "out", "--model", "tiny", "--prompt", "x") == 2
     message = capsys.readouterr().err
     assert "control_tiny_seg.safetensors" in message and "make tiny" in message

@@ -1,4 +1,6 @@
-"""The DDIM sampler against the original's runs and diffusers' scheduler; odd step counts, stops, threads, seeds."""
+"""The DDIM sampler against the original's runs and diffusers' scheduler; odd step counts, stops, threads,
+seeds.
+"""
 
 from __future__ import annotations
 
@@ -139,7 +141,9 @@ def test_equals_diffusers_scheduler() -> None:
     torch.testing.assert_close(samples, x, rtol=1e-4, atol=1e-4)
 
 
-def test_a_callback_stops_a_run_and_the_next_is_unaffected(model: ControlLDM, conds: tuple[dict, dict]) -> None:
+def test_a_callback_stops_a_run_and_the_next_is_unaffected(
+    model: ControlLDM, conds: tuple[dict, dict]
+) -> None:
     cond, uncond = conds
     golden, _ = load_golden("sampling")
     sampler = DDIMSampler(model)
@@ -204,7 +208,9 @@ def test_own_seeds_make_a_sample_again_alone(model: ControlLDM, conds: tuple[dic
     def run(rows: slice, *seeds: int) -> torch.Tensor:
         part = {key: [value[0][rows]] for key, value in cond.items()}
         generator = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return DDIMSampler(model).sample(3, len(seeds), SHAPE, part, eta=1.0, generator=generator, verbose=False)[0]
+        return DDIMSampler(model).sample(
+            3, len(seeds), SHAPE, part, eta=1.0, generator=generator, verbose=False
+        )[0]
 
     both, second = run(slice(0, 2), 7, 8), run(slice(1, 2), 8)
     torch.testing.assert_close(both[1:], second, rtol=1e-4, atol=1e-4)
@@ -217,7 +223,9 @@ def test_both_halves_of_guidance_go_in_one_batch(
     unet_rows, control_rows, hint_rows = [], [], []
     unet, control = model.model.diffusion_model, model.control_model
     embed_hint = control.embed_hint
-    monkeypatch.setattr(unet, "forward", lambda x, f=unet.forward, **kw: unet_rows.append(len(x)) or f(x, **kw))
+    monkeypatch.setattr(
+        unet, "forward", lambda x, f=unet.forward, **kw: unet_rows.append(len(x)) or f(x, **kw)
+    )
     monkeypatch.setattr(
         control, "forward", lambda x, f=control.forward, **kw: control_rows.append(len(x)) or f(x, **kw)
     )

@@ -144,8 +144,12 @@ def test_text_encoder_can_be_trained() -> None:
     batch = {"jpg": torch.rand(2, 64, 64, 3), "txt": ["a house", "the sea"]}
     loss, _ = model.shared_step(batch)
     loss.backward()
-    assert model.cond_stage_model.transformer.text_model.embeddings.token_embedding.weight.grad.abs().sum() > 0
-    log = model.log_images(batch, N=1, ddim_steps=2, plot_diffusion_rows=False, unconditional_guidance_scale=2.0)
+    assert (
+        model.cond_stage_model.transformer.text_model.embeddings.token_embedding.weight.grad.abs().sum() > 0
+    )
+    log = model.log_images(
+        batch, N=1, ddim_steps=2, plot_diffusion_rows=False, unconditional_guidance_scale=2.0
+    )
     assert set(log) == {"inputs", "reconstruction", "conditioning", "samples", "samples_cfg_scale_2.00"}
 
 
@@ -183,14 +187,22 @@ def test_gaussian_distribution() -> None:
     standard = torch.distributions.Normal(0.0, 1.0)
     other = DiagonalGaussianDistribution(torch.zeros(2, 8, 3, 3) + 0.3)
     torch.testing.assert_close(
-        distribution.kl(), torch.distributions.kl_divergence(peer, standard).sum((1, 2, 3)), rtol=1e-4, atol=1e-4
+        distribution.kl(),
+        torch.distributions.kl_divergence(peer, standard).sum((1, 2, 3)),
+        rtol=1e-4,
+        atol=1e-4,
     )
     peer_other = torch.distributions.Normal(other.mean, other.std)
     torch.testing.assert_close(
-        distribution.kl(other), torch.distributions.kl_divergence(peer, peer_other).sum((1, 2, 3)), rtol=1e-4, atol=1e-4
+        distribution.kl(other),
+        torch.distributions.kl_divergence(peer, peer_other).sum((1, 2, 3)),
+        rtol=1e-4,
+        atol=1e-4,
     )
     sample = distribution.sample()
-    torch.testing.assert_close(distribution.nll(sample), -peer.log_prob(sample).sum((1, 2, 3)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        distribution.nll(sample), -peer.log_prob(sample).sum((1, 2, 3)), rtol=1e-4, atol=1e-4
+    )
     fixed = DiagonalGaussianDistribution(distribution.parameters, deterministic=True)
     assert torch.equal(fixed.sample(), fixed.mode()) and not fixed.kl().any()
     assert DiagonalGaussianDistribution(torch.full((1, 2, 1, 1), 99.0)).logvar.max() == 20

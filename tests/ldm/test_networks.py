@@ -43,7 +43,9 @@ def test_unet_and_control_equal_the_original(name: str) -> None:
     expected = golden.pop("eps.apply")
     assert relative_error(model.apply_model(x, t, cond), expected) <= TOLERANCE
     model.control_scales = [0.0] * 13
-    assert relative_error(model.apply_model(x, t, {**cond, "control_scales": [0.7] * 5}), expected) <= TOLERANCE
+    assert (
+        relative_error(model.apply_model(x, t, {**cond, "control_scales": [0.7] * 5}), expected) <= TOLERANCE
+    )
     assert not golden, f"unchecked: {list(golden)}"
 
 
@@ -63,7 +65,9 @@ def test_autoencoder_equals_the_original() -> None:
 def test_keys_and_shapes_equal_the_released_files(version: str) -> None:
     with torch.device("meta"):
         model = instantiate_from_config(OmegaConf.load(f"models/cldm_{version}.yaml").model)
-    ours = {key: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for key, t in model.state_dict().items()}
+    ours = {
+        key: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for key, t in model.state_dict().items()
+    }
     released = released_keys(f"cldm_{version}")
     released.pop("cond_stage_model.transformer.text_model.embeddings.position_ids", None)
     assert list(ours.items()) == list(released.items())
@@ -233,7 +237,9 @@ def test_type_follows_the_weights(dtype: torch.dtype) -> None:
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-3), (torch.bfloat16, 3e-2), (torch.float16, 3e-2)])
+@pytest.mark.parametrize(
+    "dtype, tolerance", [(torch.float32, 1e-3), (torch.bfloat16, 3e-2), (torch.float16, 3e-2)]
+)
 @torch.no_grad()
 def test_cuda_equals_cpu(dtype: torch.dtype, tolerance: float) -> None:
     model, golden, _ = golden_model("unet_v15")

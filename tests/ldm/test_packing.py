@@ -45,13 +45,17 @@ def test_a_packed_model_equals_the_original() -> None:
 )
 @torch.no_grad()
 def test_convolutions_at_changing_shapes(options: dict) -> None:
-    model = torch.nn.Sequential(torch.nn.Conv2d(**{"in_channels": 5, "out_channels": 7, "kernel_size": 3, **options}))
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(**{"in_channels": 5, "out_channels": 7, "kernel_size": 3, **options})
+    )
     plain = copy.deepcopy(model)
     assert pack_weights(model) == 1 and isinstance(model[0], PackedConv2d)
     for shape in [(1, 5, 8, 9), (2, 5, 16, 16), (1, 5, 8, 9)]:
         x = torch.randn(shape)
         torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(model(x.to(memory_format=torch.channels_last)), plain(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            model(x.to(memory_format=torch.channels_last)), plain(x), rtol=1e-4, atol=1e-5
+        )
 
 
 @torch.no_grad()

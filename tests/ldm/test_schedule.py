@@ -1,4 +1,6 @@
-"""Noise schedules and DDIM time steps against the original's numbers, and every step count that it crashed at."""
+"""Noise schedules and DDIM time steps against the original's numbers, and every step count that it crashed
+at.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def test_schedule_equals_the_original(golden) -> None:
     for name in (name for name in tensors if name.startswith("sigmas.")):
         _, steps, eta = name.split(".", 2)
         timesteps = make_ddim_timesteps("uniform", int(steps), 1000)
-        sigmas, alphas, alphas_prev = make_ddim_sampling_parameters(tensors["alphas_cumprod"], timesteps, float(eta))
+        sigmas, alphas, alphas_prev = make_ddim_sampling_parameters(
+            tensors["alphas_cumprod"], timesteps, float(eta)
+        )
         np.testing.assert_allclose(sigmas, tensors[name], rtol=1e-4, atol=1e-7)
         np.testing.assert_allclose(alphas, tensors[f"alphas.{steps}"], rtol=1e-6)
         np.testing.assert_allclose(alphas_prev, tensors[f"alphas_prev.{steps}"], rtol=1e-6)
@@ -76,7 +80,9 @@ def test_time_embedding() -> None:
     assert embedding.shape == (2, 9)
     assert embedding[0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0, 0]
     frequencies = 10000.0 ** (-torch.arange(4) / 4)
-    torch.testing.assert_close(embedding[1, :8], torch.cat([(7 * frequencies).cos(), (7 * frequencies).sin()]))
+    torch.testing.assert_close(
+        embedding[1, :8], torch.cat([(7 * frequencies).cos(), (7 * frequencies).sin()])
+    )
     assert timestep_embedding(torch.tensor([3]), 2, repeat_only=True).tolist() == [[3, 3]]
 
 

@@ -1,4 +1,6 @@
-"""Text encoders: tokens and embeddings of the original, long prompts, and OpenCLIP against open_clip itself."""
+"""Text encoders: tokens and embeddings of the original, long prompts, and OpenCLIP against open_clip
+itself.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def test_open_clip_embedding_equals_open_clip(layer: str) -> None:
     encoder = FrozenOpenCLIPEmbedder(layer=layer, text_config=SMALL_OPEN_CLIP)
     state = fill_by_recipe(encoder).state_dict()
     peer = open_clip.transformer.TextTransformer(output_dim=1024, output_tokens=True, **SMALL_OPEN_CLIP)
-    weights = {key.removeprefix("model."): tensor for key, tensor in state.items() if key != "model.logit_scale"}
+    weights = {
+        key.removeprefix("model."): tensor for key, tensor in state.items() if key != "model.logit_scale"
+    }
     peer.load_state_dict(weights)
     if layer == "penultimate":
         peer.transformer.resblocks = peer.transformer.resblocks[:-1]
@@ -123,4 +127,6 @@ def test_position_ids_are_accepted_and_never_required() -> None:
 )
 def test_impossible_options_are_named(params: dict, message: str) -> None:
     with torch.device("meta"), pytest.raises(ValueError, match=message):
-        instantiate_from_config({"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder", "params": params})
+        instantiate_from_config(
+            {"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder", "params": params}
+        )

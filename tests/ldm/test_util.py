@@ -53,7 +53,9 @@ def test_targets_outside_the_allow_list_are_refused(target: object) -> None:
 
 def test_a_function_is_no_target() -> None:
     with pytest.raises(ValueError, match="expected a class"):
-        instantiate_from_config({"target": "ldm.util.get_obj_from_str", "params": {"string": "ldm.util.exists"}})
+        instantiate_from_config(
+            {"target": "ldm.util.get_obj_from_str", "params": {"string": "ldm.util.exists"}}
+        )
 
 
 def test_errors_name_target_and_yaml_key() -> None:
@@ -66,7 +68,9 @@ def test_errors_name_target_and_yaml_key() -> None:
             }
         }
     )
-    with pytest.raises(ValueError, match=r"model\.unet\.params: ldm\.modules\.attention\.FeedForward .*'wide'.*mult"):
+    with pytest.raises(
+        ValueError, match=r"model\.unet\.params: ldm\.modules\.attention\.FeedForward .*'wide'.*mult"
+    ):
         instantiate_from_config(config.model.unet)
     with pytest.raises(ValueError, match=r"model\.vae\.target: .*autoencoder\.Missing"):
         instantiate_from_config(config.model.vae)
@@ -76,8 +80,12 @@ def test_errors_name_target_and_yaml_key() -> None:
 
 def test_unknown_parameters_are_found_behind_keyword_arguments() -> None:
     """LatentDiffusion hands its keyword arguments on to DDPM."""
-    with pytest.raises(ValueError, match=r"ldm\.models\.diffusion\.ddpm\.LatentDiffusion takes no parameter 'betas'"):
-        instantiate_from_config({"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": {"betas": 3}})
+    with pytest.raises(
+        ValueError, match=r"ldm\.models\.diffusion\.ddpm\.LatentDiffusion takes no parameter 'betas'"
+    ):
+        instantiate_from_config(
+            {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": {"betas": 3}}
+        )
     # torch.nn.Identity, the loss of released files, takes anything.
     instantiate_from_config({"target": "torch.nn.Identity", "params": {"anything": 3}})
 

@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 
 from annotator.ade20k import PALETTE
-from training.data.buckets import assign_buckets, fit, make_buckets
-from training.data.dataset import ControlDataset, Draw
-from training.data.loader import BatchStream, make_loader
-from training.data.records import DataSetError, read_records
+from controlnet.training.data.buckets import assign_buckets, fit, make_buckets
+from controlnet.training.data.dataset import ControlDataset, Draw
+from controlnet.training.data.loader import BatchStream, make_loader
+from controlnet.training.data.records import DataSetError, read_records
 from tutorial_dataset import MyDataset
 
 
 def write_set(root: Path, sizes: list[tuple[int, int]], list_name: str = "prompt.json") -> Path:
     """A data set of one-coloured pictures with (height, width), hints of noise, in either layout."""
     names = (
-        ("source", "target", "prompt") if list_name == "prompt.json" else ("conditioning_image", "file_name", "text")
+        ("source", "target", "prompt")
+        if list_name == "prompt.json"
+        else ("conditioning_image", "file_name", "text")
     )
     root.mkdir(exist_ok=True)
     rows = []
@@ -61,7 +63,9 @@ def test_every_fault_is_reported_with_file_and_line(tmp_path: Path) -> None:
     assert "64x64" in text and "64x32" in text
 
     lines = path.read_text().splitlines()
-    path.write_text("\n".join([lines[0], "{not json", '["a list"]', '{"source": "a.png", "prompt": ""}', lines[4]]))
+    path.write_text(
+        "\n".join([lines[0], "{not json", '["a list"]', '{"source": "a.png", "prompt": ""}', lines[4]])
+    )
     with pytest.raises(DataSetError) as error:
         read_records(tmp_path)
     assert [fault.line for fault in error.value.faults] == [2, 3, 4]
@@ -104,10 +108,19 @@ def test_buckets_keep_aspects(tmp_path: Path) -> None:
     assert (512, 512) in buckets and all(h % 64 == w % 64 == 0 and h * w <= 512**2 for h, w in buckets)
     assert {(w, h) for h, w in buckets} == set(buckets)
     sizes = np.array([(1000, 1000), (300, 600), (600, 300), (90, 1000)])
-    assert [buckets[i] for i in assign_buckets(sizes, buckets)] == [(512, 512), (384, 640), (640, 384), (384, 640)]
+    assert [buckets[i] for i in assign_buckets(sizes, buckets)] == [
+        (512, 512),
+        (384, 640),
+        (640, 384),
+        (384, 640),
+    ]
 
     dataset = ControlDataset(write_set(tmp_path, [(100, 200), (128, 128), (64, 128)]), 192, buckets=True)
-    assert [dataset[i]["jpg"].shape[:2] for i in range(3)] == dataset.shapes == [(128, 256), (192, 192), (128, 256)]
+    assert (
+        [dataset[i]["jpg"].shape[:2] for i in range(3)]
+        == dataset.shapes
+        == [(128, 256), (192, 192), (128, 256)]
+    )
 
 
 def test_fit_scales_then_cuts_evenly() -> None:
@@ -133,7 +146,9 @@ def test_chance_follows_from_seed_and_position_alone(tmp_path: Path) -> None:
     mirrored = next(place for place, draw in enumerate(draws) if draw[0])
     upright = next(place for place, draw in enumerate(draws) if not draw[0])
     for key in ("jpg", "hint"):
-        np.testing.assert_array_equal(dataset[Draw(0, mirrored)][key], dataset[Draw(0, upright)][key][:, ::-1])
+        np.testing.assert_array_equal(
+            dataset[Draw(0, mirrored)][key], dataset[Draw(0, upright)][key][:, ::-1]
+        )
 
 
 def test_batches_hold_one_shape_and_every_item() -> None:
@@ -171,7 +186,9 @@ def test_the_loader_resumes_at_the_next_batch(workers: int) -> None:
     stopped = make_loader(items, 2, seed=1, workers=workers)
     iterator = iter(stopped)
     got = [next(iterator).tolist() for _ in range(3)]
-    state = json.loads(json.dumps(stopped.state_dict()))  # plain data, whatever the workers have fetched in advance
+    state = json.loads(
+        json.dumps(stopped.state_dict())
+    )  # plain data, whatever the workers have fetched in advance
 
     resumed = make_loader(items, 2, seed=1, workers=workers)
     resumed.load_state_dict(state)
@@ -205,7 +222,9 @@ def test_sizes_that_differ_are_named_where_nobody_checked(tmp_path: Path, worker
     for name, size in (("a", 64), ("b", 128)):
         for folder in ("source", "target"):
             cv2.imwrite(str(tmp_path / folder / f"{name}.png"), np.zeros((size, size, 3), np.uint8))
-        lines.append(json.dumps({"source": f"source/{name}.png", "target": f"target/{name}.png", "prompt": name}))
+        lines.append(
+            json.dumps({"source": f"source/{name}.png", "target": f"target/{name}.png", "prompt": name})
+        )
     (tmp_path / "prompt.json").write_text("\n".join(lines))
     assert len(list(make_loader(ControlDataset(tmp_path), 2, workers=workers))) == 2  # one batch of each size
     with pytest.raises(ValueError, match=r"\(64, 64, 3\) and \(128, 128, 3\).*--no-check"):

@@ -1,4 +1,6 @@
-"""The scores of an evaluation, and the whole way of the embedded model from drawn scenes to a scored ControlNet."""
+"""The scores of an evaluation, and the whole way of the embedded model from drawn scenes to a scored
+ControlNet.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-import tool_evaluate
 from annotator.ade20k import CLASSES
 from annotator.uniformer import UniformerDetector
 from cldm.model import create_model, load_model
-from ldm.weights import read_state_dict
-from training import evaluate as evaluation
-from training.evaluate import (
+from controlnet.commands import evaluate as tool_evaluate
+from controlnet.evaluate import evaluation as evaluation
+from controlnet.evaluate.evaluation import (
     Case,
     Sampling,
     agreement,
@@ -29,13 +30,14 @@ from training.evaluate import (
     prompt_scores,
     read_cases,
 )
-from training.export import export
-from training.make_tiny import make_tiny
-from training.normalize_latents import latent_statistics, normalize
-from training.scenes.labels import Label
-from training.scores import MeanIoU
-from training.storybook import HELD_OUT_SEED, StorybookDataset, draw_scene, write_dataset
-from training.train_detector import DetectorScenes, choose_points, degrade, train_detector
+from controlnet.evaluate.scores import MeanIoU
+from controlnet.storybook.dataset import HELD_OUT_SEED, StorybookDataset, draw_scene, write_dataset
+from controlnet.storybook.export import export
+from controlnet.storybook.make_tiny import make_tiny
+from controlnet.storybook.normalize_latents import latent_statistics, normalize
+from controlnet.storybook.scenes.labels import Label
+from controlnet.storybook.train_detector import DetectorScenes, choose_points, degrade, train_detector
+from ldm.weights import read_state_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "models" / "tiny"
@@ -48,7 +50,9 @@ def test_mean_iou_is_that_of_the_classes_that_occur():
     score = MeanIoU()
     score.update(found, true)
     sky, tree = 2 / 4, 4 / 5
-    assert float(score.compute()) == pytest.approx((sky + tree) / 2)  # 9 occurs nowhere, and is no third share
+    assert float(score.compute()) == pytest.approx(
+        (sky + tree) / 2
+    )  # 9 occurs nowhere, and is no third share
     assert score.per_class() == pytest.approx({2: sky, 4: tree})
     score.update(true, true)
     assert float(score.compute()) == pytest.approx((5 / 7 + 9 / 10) / 2)  # over all pixels, not over pictures
@@ -97,7 +101,13 @@ def test_a_model_that_ignores_its_prompt_is_found_out(monkeypatch, tiny_model):
 
 
 def test_one_wrong_aspect_is_a_wrong_picture():
-    answers = [{"time": True, "house": False}, {"time": True}, {}, {"time": False, "house": True}, {"season": True}]
+    answers = [
+        {"time": True, "house": False},
+        {"time": True},
+        {},
+        {"time": False, "house": True},
+        {"season": True},
+    ]
     assert prompt_scores(answers) == {
         "prompt_accuracy": 0.5,
         "prompt_accuracy_of": {"house": 0.5, "season": 1.0, "time": 0.6667},
@@ -169,7 +179,8 @@ def test_detector_points_belong_to_the_picture():
     item = DetectorScenes(0, 4, 64, points=500)[1]
     scene = draw_scene(1, 64)
     assert any(
-        np.array_equal(item["classes"], maps.ravel()[item["points"]]) for maps in (scene.labels, scene.labels[:, ::-1])
+        np.array_equal(item["classes"], maps.ravel()[item["points"]])
+        for maps in (scene.labels, scene.labels[:, ::-1])
     )
 
 
@@ -212,7 +223,7 @@ def _train_until(settings, folder: Path, step: int) -> Path:
     """Train with the schedule of the whole run, and keep the checkpoint of one step."""
     import shutil
 
-    from training import train_detector as module
+    from controlnet.storybook import train_detector as module
 
     kept = folder / "kept.ckpt"
 
@@ -231,7 +242,9 @@ def _train_until(settings, folder: Path, step: int) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Every step of training/README.md at toy length: the folder with ``steps``, ``models`` and ``detectors``."""
+    """Every step of controlnet/storybook/README.md at toy length: the folder with ``steps``, ``models`` and
+    ``detectors``.
+    """
     folder = tmp_path_factory.mktemp("tiny")
     for name in ("models", "detectors"):
         (folder / name).mkdir()
@@ -240,8 +253,17 @@ def made(tmp_path_factory):
 
 
 def _make(folder: Path) -> None:
-    toy = {"precision": "32-true", "workers": 0, "batch_size": 2, "logger_freq": 0, "progress": False, "layouts": 2}
-    make_tiny(folder / "steps", folder / "models", folder / "detectors", length=1e-6, **toy, validation_scenes=2)
+    toy = {
+        "precision": "32-true",
+        "workers": 0,
+        "batch_size": 2,
+        "logger_freq": 0,
+        "progress": False,
+        "layouts": 2,
+    }
+    make_tiny(
+        folder / "steps", folder / "models", folder / "detectors", length=1e-6, **toy, validation_scenes=2
+    )
 
 
 def test_the_steps_lead_to_weights_in_parts_that_load(made):
@@ -290,7 +312,14 @@ def test_the_tool_measures_and_shows_any_model(made, tmp_path, capsys):
     ]
     assert tool_evaluate.main(arguments) == 0
     scores = json.loads((tmp_path / "new" / "s.json").read_text())
-    keys = ("detector_miou", "control_miou", "control_ratio", "uncontrolled_miou", "vae_psnr", "seconds_per_image")
+    keys = (
+        "detector_miou",
+        "control_miou",
+        "control_ratio",
+        "uncontrolled_miou",
+        "vae_psnr",
+        "seconds_per_image",
+    )
     assert all(isinstance(scores[key], float) for key in keys)
     assert scores["seed"] == HELD_OUT_SEED
     assert "control_miou" in capsys.readouterr().out
@@ -318,17 +347,23 @@ def test_the_shipped_files_are_those_of_the_readme():
 
 
 def test_the_shipped_detector_reads_scenes_it_never_saw():
-    detector = UniformerDetector(SHIPPED_DETECTOR, ROOT / "configs" / "annotator" / "upernet_tiny.py", device="cpu")
-    assert evaluation.detector_score(detector, draw_cases(40, HELD_OUT_SEED + 5000, 256))["detector_miou"] > 0.8
+    detector = UniformerDetector(
+        SHIPPED_DETECTOR, ROOT / "configs" / "annotator" / "upernet_tiny.py", device="cpu"
+    )
+    assert (
+        evaluation.detector_score(detector, draw_cases(40, HELD_OUT_SEED + 5000, 256))["detector_miou"] > 0.8
+    )
 
 
 @pytest.fixture(scope="module")
 def shipped_scores():
-    from cldm.registry import find_model, load_generator
+    from controlnet.generation.models import find_model, load_generator
 
     loaded = load_generator(find_model("tiny"), "cpu")
     cases = draw_cases(8, HELD_OUT_SEED + 6000, 256)
-    return evaluate(loaded.model, loaded.detector, cases, Sampling(scale=loaded.guidance), progress=False).scores
+    return evaluate(
+        loaded.model, loaded.detector, cases, Sampling(scale=loaded.guidance), progress=False
+    ).scores
 
 
 def test_the_shipped_model_follows_map_and_prompt(shipped_scores):

@@ -1,4 +1,6 @@
-"""Three AdamW steps through Lightning's own loop give the losses and weights that the original's code gave."""
+"""Three AdamW steps through Lightning's own loop give the losses and weights that the original's code
+gave.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ class SeedAsRecorded(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         torch.manual_seed(900 + trainer.global_step)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
         self.losses.append(outputs["loss"].item())
 
 

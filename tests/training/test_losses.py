@@ -10,16 +10,19 @@ import pytest
 import torch
 from tiny_training import UNET, VAE, control_model, metrics, tiny_settings, write_model
 
-from cldm.areas import area_weights
+from controlnet.conditions.seg.areas import area_weights
+from controlnet.training.losses import ReconstructionKLLoss
+from controlnet.training.run import make_model, train
+from controlnet.training.schedules import WarmupSchedule
+from controlnet.training.settings import Settings
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.sample_noise import SampleNoise
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
-from training.losses import ReconstructionKLLoss
-from training.run import make_model, train
-from training.schedules import WarmupSchedule
-from training.settings import Settings
 
-LOSS = {"target": "training.losses.ReconstructionKLLoss", "params": {"kl_weight": 1e-6, "edge_weight": 0.5}}
+LOSS = {
+    "target": "controlnet.training.losses.ReconstructionKLLoss",
+    "params": {"kl_weight": 1e-6, "edge_weight": 0.5},
+}
 
 
 def test_the_loss_is_what_it_says() -> None:
@@ -113,7 +116,9 @@ def test_latent_diffusion_learns(tmp_path: Path, train_text: bool) -> None:
         "params": {**UNET, "out_channels": 4},
     }
     node["params"]["cond_stage_trainable"] = train_text
-    settings = tiny_settings(tmp_path, model=write_model(tmp_path / "ldm.yaml", node), max_steps=4, batch_size=8)
+    settings = tiny_settings(
+        tmp_path, model=write_model(tmp_path / "ldm.yaml", node), max_steps=4, batch_size=8
+    )
     trainer = train(settings)
     losses = metrics(settings, "train/loss")
     assert len(losses) == 4 and losses[-1] < losses[0] * 1.1
@@ -150,7 +155,12 @@ def test_the_balance_changes_the_loss_and_not_what_is_reported(tmp_path: Path) -
     plain, balanced = (make_model(replace(settings, area_balance=power)).train() for power in (0.0, 0.5))
     hint = torch.zeros(2, 64, 64, 3)
     hint[:, :16, :16] = 1.0
-    batch = {"jpg": torch.rand(2, 64, 64, 3) * 2 - 1, "hint": hint, "txt": ["a", "b"], "noise_seed": torch.arange(2)}
+    batch = {
+        "jpg": torch.rand(2, 64, 64, 3) * 2 - 1,
+        "hint": hint,
+        "txt": ["a", "b"],
+        "noise_seed": torch.arange(2),
+    }
     (loss, log), (other_loss, other_log) = plain.shared_step(batch), balanced.shared_step(batch)
     assert log["train/loss_simple"] == other_log["train/loss_simple"]
     assert loss != other_loss

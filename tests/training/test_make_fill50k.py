@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import ImageColor
 
-from training.make_fill50k import COLOR_NAMES, draw_example, main, make_fill50k
+from controlnet.training.make_fill50k import COLOR_NAMES, draw_example, main, make_fill50k
 from tutorial_dataset import MyDataset
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.muon import Muon, orthogonalize
+from controlnet.training.muon import Muon, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(8, 72), (72, 8), (16, 16)])

@@ -17,8 +17,8 @@ import torch
 from omegaconf import OmegaConf
 from tiny_training import metrics, tiny_settings
 
-from training.run import train
-from training.settings import Settings
+from controlnet.training.run import train
+from controlnet.training.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +41,9 @@ def start(settings: Settings, *options: str) -> subprocess.Popen:
 def weights(settings: Settings) -> dict[str, torch.Tensor]:
     """Averaged and current weights of the last checkpoint."""
     state = torch.load(settings.last_checkpoint, weights_only=True)
-    return {f"{kind} {key}": t for kind in ("state_dict", "current_model_state") for key, t in state[kind].items()}
+    return {
+        f"{kind} {key}": t for kind in ("state_dict", "current_model_state") for key, t in state[kind].items()
+    }
 
 
 def kill_after_saves(process: subprocess.Popen, checkpoint: Path, saves: int, delay: float) -> None:
@@ -59,7 +61,14 @@ def kill_after_saves(process: subprocess.Popen, checkpoint: Path, saves: int, de
 
 
 def test_killed_runs_resume_bit_for_bit(tmp_path: Path) -> None:
-    options = {"max_steps": 24, "save_every": 3, "ema": 0.9, "cache_latents": True, "flip": 0.5, "empty_prompts": 0.3}
+    options = {
+        "max_steps": 24,
+        "save_every": 3,
+        "ema": 0.9,
+        "cache_latents": True,
+        "flip": 0.5,
+        "empty_prompts": 0.3,
+    }
     whole = tiny_settings(tmp_path, output=str(tmp_path / "whole"), **options)
     train(whole)
 

@@ -14,12 +14,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from controlnet.training.callbacks import SeedEveryBatch
+from controlnet.training.checkpointing import AtomicCheckpointIO, SaveLast, save_best
+from controlnet.training.data.dataset import Draw
+from controlnet.training.data.loader import make_loader
+from controlnet.training.ema import TrainedWeightsEMA
 from ldm.weights import WeightsError
-from training.callbacks import SeedEveryBatch
-from training.checkpointing import AtomicCheckpointIO, SaveLast, save_best
-from training.data.dataset import Draw
-from training.data.loader import make_loader
-from training.ema import TrainedWeightsEMA
 
 STEPS = 9
 
@@ -42,7 +42,9 @@ class Learner(pl.LightningModule):
         super().__init__()
         torch.manual_seed(3)
         self.frozen = torch.nn.Linear(4, 4).requires_grad_(False)
-        self.trained = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.3), torch.nn.Linear(4, 1))
+        self.trained = torch.nn.Sequential(
+            torch.nn.Linear(4, 4), torch.nn.Dropout(0.3), torch.nn.Linear(4, 1)
+        )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         noise = torch.randn(()) + random.random() + np.random.rand()
@@ -53,7 +55,9 @@ class Learner(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.trained.parameters(), lr=0.05)
-        return [optimizer], [{"scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9), "interval": "step"}]
+        return [optimizer], [
+            {"scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9), "interval": "step"}
+        ]
 
 
 class KeepEvery(pl.Callback):
@@ -100,7 +104,11 @@ def fit(
     loader = make_loader(Points(), 2, seed=5, workers=workers, accumulate=accumulate)
     trainer.fit(learner, loader, make_loader(Points(), 4, shuffle=False), ckpt_path=resume)
     final = torch.load(folder / "last.ckpt", weights_only=True)
-    return {f"{kind} {name}": t for kind in ("state_dict", "current_model_state") for name, t in final[kind].items()}
+    return {
+        f"{kind} {name}": t
+        for kind in ("state_dict", "current_model_state")
+        for name, t in final[kind].items()
+    }
 
 
 def assert_identical(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -112,7 +120,9 @@ def assert_identical(got: dict[str, torch.Tensor], expected: dict[str, torch.Ten
 def test_resuming_at_any_step_is_exact(tmp_path: Path, accumulate: int) -> None:
     whole = tmp_path / "whole"
     expected = fit(whole, KeepEvery(whole / "last.ckpt"), accumulate=accumulate)
-    assert not torch.equal(expected["state_dict trained.0.weight"], expected["current_model_state trained.0.weight"])
+    assert not torch.equal(
+        expected["state_dict trained.0.weight"], expected["current_model_state trained.0.weight"]
+    )
     torch.testing.assert_close(expected["state_dict frozen.weight"], Learner().frozen.weight, rtol=0, atol=0)
     checkpoints = sorted(whole.glob("copy*.ckpt"))[:-1] + sorted(whole.glob("best*.ckpt"))
     assert len(checkpoints) == STEPS - 1 + 2
@@ -150,7 +160,11 @@ def test_resuming_with_other_data_is_refused(tmp_path: Path) -> None:
     fit(tmp_path, max_steps=1)
     loader = make_loader(Points(), 4)
     trainer = pl.Trainer(
-        accelerator="cpu", max_steps=2, logger=False, plugins=[AtomicCheckpointIO()], enable_checkpointing=False
+        accelerator="cpu",
+        max_steps=2,
+        logger=False,
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=False,
     )
     with pytest.raises(ValueError, match="global batch size 2 then, 4 now"):
         trainer.fit(Learner(), loader, ckpt_path=tmp_path / "last.ckpt")

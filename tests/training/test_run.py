@@ -17,10 +17,10 @@ from tiny_training import control_model, metrics, tiny_settings, write_model
 
 from cldm.convert_files import merge_control_to_file
 from cldm.model import create_model
+from controlnet.training.callbacks import NonFiniteError
+from controlnet.training.checkpointing import CheckpointError
+from controlnet.training.run import TrainingData, make_model, set_checkpointing, train
 from ldm.weights import read_state_dict, save_state_dict
-from training.callbacks import NonFiniteError
-from training.checkpointing import CheckpointError
-from training.run import TrainingData, make_model, set_checkpointing, train
 
 
 def test_a_run_leaves_checkpoints_logs_and_pictures(tmp_path: Path) -> None:
@@ -60,8 +60,12 @@ def test_a_run_leaves_checkpoints_logs_and_pictures(tmp_path: Path) -> None:
         train(settings)
 
 
-def test_the_hint_is_learnt(tmp_path: Path, fill_by_recipe: Callable, caplog: pytest.LogCaptureFixture) -> None:
-    """Eight pictures are learnt by heart from their hints alone; with the hints of others the loss is far higher."""
+def test_the_hint_is_learnt(
+    tmp_path: Path, fill_by_recipe: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Eight pictures are learnt by heart from their hints alone; with the hints of others the loss is far
+    higher.
+    """
     node = control_model()
     node["params"] |= {"parameterization": "x0", "scale_factor": 2.0}
     model = fill_by_recipe(create_model(write_model(tmp_path / "x0.yaml", node)))
@@ -88,7 +92,7 @@ def test_the_hint_is_learnt(tmp_path: Path, fill_by_recipe: Callable, caplog: py
         max_steps=70,
         save_every=1000,
     )
-    with caplog.at_level(logging.INFO, logger="training"):
+    with caplog.at_level(logging.INFO, logger="controlnet.training"):
         train(settings)
     right, shuffled = metrics(settings, "val/loss_right_hint"), metrics(settings, "val/loss_shuffled_hint")
     assert shuffled[0] == pytest.approx(right[0], rel=0.05)  # at first the hint makes no difference
@@ -104,7 +108,9 @@ def test_cached_latents_train_the_same(tmp_path: Path) -> None:
     train(plain)
     train(cached)
     np.testing.assert_allclose(metrics(cached, "train/loss"), metrics(plain, "train/loss"), rtol=1e-4)
-    assert list((cached.folder / "image_log").rglob("reconstruction_gs-000000*.png"))  # nor do the pictures change it
+    assert list(
+        (cached.folder / "image_log").rglob("reconstruction_gs-000000*.png")
+    )  # nor do the pictures change it
     entries = sorted((cached.folder / "cache").rglob("*.safetensors"))
     assert len(entries) == 8 * 2 + 8  # each picture and its mirror image, each prompt
 
@@ -135,7 +141,9 @@ def test_what_is_saved_can_be_small(tmp_path: Path) -> None:
     train(whole)
     expected = torch.load(whole.last_checkpoint, weights_only=True)
 
-    small = tiny_settings(tmp_path, max_steps=1, output=str(tmp_path / "small"), save="control-only", **options)
+    small = tiny_settings(
+        tmp_path, max_steps=1, output=str(tmp_path / "small"), save="control-only", **options
+    )
     train(small)
     small.max_steps, small.resume = 2, "last"
     train(small)
@@ -156,7 +164,9 @@ def test_what_is_saved_can_be_small(tmp_path: Path) -> None:
 class Poison(pl.Callback):
     """Makes the hint of one batch infinite."""
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: dict[str, Any], batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: Any, batch: dict[str, Any], batch_idx: int
+    ) -> None:
         if trainer.global_step == 2:
             batch["hint"].fill_(float("inf"))
 
@@ -203,7 +213,9 @@ def test_text_encoder_learns_along_where_that_is_wanted(tmp_path: Path) -> None:
     for wanted in (False, True):
         start = make_model(tiny_settings(tmp_path, train_text=wanted)).state_dict()
         output = str(tmp_path / str(wanted))
-        trainer = train(tiny_settings(tmp_path, train_text=wanted, output=output, max_steps=2, learning_rate=1e-2))
+        trainer = train(
+            tiny_settings(tmp_path, train_text=wanted, output=output, max_steps=2, learning_rate=1e-2)
+        )
         end = trainer.lightning_module.state_dict()
         text_keys = [key for key in end if key.startswith(prefix)]
         assert any(not torch.equal(end[key], start[key]) for key in text_keys) == wanted
@@ -212,7 +224,9 @@ def test_text_encoder_learns_along_where_that_is_wanted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("locked", [True, False])
-def test_gradients_do_not_depend_on_checkpointing(tmp_path: Path, fill_by_recipe: Callable, locked: bool) -> None:
+def test_gradients_do_not_depend_on_checkpointing(
+    tmp_path: Path, fill_by_recipe: Callable, locked: bool
+) -> None:
     settings = tiny_settings(tmp_path, sd_locked=locked)
     model = fill_by_recipe(make_model(settings))
     item = {
@@ -257,7 +271,9 @@ def test_reduced_precision_trains_nearly_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("parameterization", ["eps", "x0", "v"])
-def test_min_snr_weights_are_the_same_for_every_parameterization(tmp_path: Path, parameterization: str) -> None:
+def test_min_snr_weights_are_the_same_for_every_parameterization(
+    tmp_path: Path, parameterization: str
+) -> None:
     """The weighted loss is min(SNR, gamma) times the error of x_0, whatever the network says."""
     node = control_model()
     node["params"] |= {"parameterization": parameterization, "min_snr_gamma": 5.0}
@@ -273,7 +289,9 @@ def test_min_snr_weights_are_the_same_for_every_parameterization(tmp_path: Path,
     expected = ((signal / (1 - signal)).clamp(max=5.0) * errors).mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
     plain = torch.nn.functional.mse_loss(guess, model.loss_target(x, t, noise))
-    assert log["train/loss_simple"].item() == pytest.approx(plain.item(), rel=1e-5)  # as without weights, to compare
+    assert log["train/loss_simple"].item() == pytest.approx(
+        plain.item(), rel=1e-5
+    )  # as without weights, to compare
 
 
 def test_crops_of_cached_latents_and_their_hints_are_of_one_place(tmp_path: Path) -> None:

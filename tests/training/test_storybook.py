@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from annotator.ade20k import CLASSES, colorize
-from training.data.dataset import Draw
-from training.scenes.judge import can_tell, judge
-from training.scenes.labels import Label
-from training.scenes.looks import (
+from controlnet.storybook.dataset import HELD_OUT_SEED, StorybookDataset, draw_scene, main
+from controlnet.storybook.scenes.judge import can_tell, judge
+from controlnet.storybook.scenes.labels import Label
+from controlnet.storybook.scenes.looks import (
     BOAT_COLOURS,
     CAR_COLOURS,
     HOUSE_COLOURS,
@@ -29,8 +29,8 @@ from training.scenes.looks import (
     Look,
     random_look,
 )
-from training.scenes.prompts import COLOURED, named_in
-from training.storybook import HELD_OUT_SEED, StorybookDataset, draw_scene, main
+from controlnet.storybook.scenes.prompts import COLOURED, named_in
+from controlnet.training.data.dataset import Draw
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,7 +65,7 @@ def test_picture_and_map_have_the_contracts_types():
 
 def test_a_seed_is_one_scene_in_any_process_and_in_any_order():
     code = (
-        "import hashlib; from training.storybook import draw_scene\n"
+        "import hashlib; from controlnet.storybook.dataset import draw_scene\n"
         "for seed in (12, 5): s = draw_scene(seed, 96); "
         "print(hashlib.sha256(s.picture.tobytes() + s.labels.tobytes() + s.prompt.encode()).hexdigest())"
     )
@@ -106,7 +106,9 @@ def test_no_look_changes_the_map():
     ],
 )
 def test_every_word_of_a_look_changes_the_picture(name, values):
-    seed = next(s for s in range(1000) if can_tell(draw_scene(s, 64).labels).get(name.removesuffix("_colour"), True))
+    seed = next(
+        s for s in range(1000) if can_tell(draw_scene(s, 64).labels).get(name.removesuffix("_colour"), True)
+    )
     pictures = [draw_scene(seed, 64, look=replace(Look(), **{name: value})).picture for value in values]
     for first, second in pairwise(pictures):
         assert np.abs(first.astype(int) - second).mean() > 0.1
@@ -127,7 +129,10 @@ def test_the_scene_is_the_same_at_every_size():
     for seed in range(6):
         small, large = draw_scene(seed, 128), draw_scene(seed, 256)
         assert (
-            cv2.absdiff(small.picture, cv2.resize(large.picture, (128, 128), interpolation=cv2.INTER_AREA)).mean() < 6
+            cv2.absdiff(
+                small.picture, cv2.resize(large.picture, (128, 128), interpolation=cv2.INTER_AREA)
+            ).mean()
+            < 6
         )
         assert (small.labels == large.labels[::2, ::2]).mean() > 0.95
 
@@ -165,7 +170,10 @@ def test_prompts_say_only_what_is_there_and_vary(scenes):
 @pytest.mark.parametrize(
     ("prompt", "named"),
     [
-        ("a red house by a lake at sunset, autumn trees", {"house": "red", "time": "sunset", "season": "autumn"}),
+        (
+            "a red house by a lake at sunset, autumn trees",
+            {"house": "red", "time": "sunset", "season": "autumn"},
+        ),
         ("A Blue sailing boat at NIGHT", {"boat": "blue", "time": "night"}),
         ("two white cars covered in snow, by day", {"car": "white", "season": "winter", "time": "day"}),
         ("a house by day and by night", {}),
@@ -225,13 +233,25 @@ def test_wrong_values_are_named(make, message):
 
 def test_a_written_data_set_does_not_depend_on_the_workers_and_can_be_read(tmp_path, capsys):
     for workers in (1, 2):
-        main([str(tmp_path / f"{workers}"), "--count", "20", "--seed", "40", "--size", "64", "--workers", f"{workers}"])
+        main(
+            [
+                str(tmp_path / f"{workers}"),
+                "--count",
+                "20",
+                "--seed",
+                "40",
+                "--size",
+                "64",
+                "--workers",
+                f"{workers}",
+            ]
+        )
     files = sorted(path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*.*"))
     assert len(files) == 41
     for file in files:
         assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes()
 
-    from training.data.dataset import ControlDataset
+    from controlnet.training.data.dataset import ControlDataset
 
     dataset = ControlDataset(tmp_path / "1", resolution=64)
     expected = StorybookDataset(first_seed=40, count=20, size=64)
@@ -248,11 +268,15 @@ def test_a_written_data_set_does_not_depend_on_the_workers_and_can_be_read(tmp_p
 def test_close_ups_show_the_things_whose_colour_the_prompt_names(tmp_path, capsys):
     main([str(tmp_path / "things"), "--count", "12", "--close-ups", "only", "--workers", "1"])
     rows = [json.loads(line) for line in (tmp_path / "things" / "prompt.json").read_text().splitlines()]
-    named = [(seed, kind) for seed in range(12) for kind in COLOURED if kind in named_in(draw_scene(seed).prompt)]
+    named = [
+        (seed, kind) for seed in range(12) for kind in COLOURED if kind in named_in(draw_scene(seed).prompt)
+    ]
     assert [row["target"] for row in rows] == [f"target/{seed}_{kind}.png" for seed, kind in named]
     assert len(named) > 4
     for (seed, kind), row in zip(named, rows, strict=True):
-        picture, hint = (cv2.imread(str(tmp_path / "things" / row[key]))[..., ::-1] for key in ("target", "source"))
+        picture, hint = (
+            cv2.imread(str(tmp_path / "things" / row[key]))[..., ::-1] for key in ("target", "source")
+        )
         scene = draw_scene(seed)
         assert picture.shape == hint.shape == (128, 128, 3)
         assert row["prompt"] == scene.prompt
@@ -260,11 +284,15 @@ def test_close_ups_show_the_things_whose_colour_the_prompt_names(tmp_path, capsy
         middle = hint[20:108, 20:108].reshape(-1, 3)
         assert (middle == colorize(np.uint8([[Label[kind.upper()]]]))[0, 0]).all(1).mean() > 0.02
     main([str(tmp_path / "both"), "--count", "12", "--close-ups", "too", "--workers", "1"])
-    both = [json.loads(line)["target"] for line in (tmp_path / "both" / "prompt.json").read_text().splitlines()]
+    both = [
+        json.loads(line)["target"] for line in (tmp_path / "both" / "prompt.json").read_text().splitlines()
+    ]
     whole = [f"target/{seed}.png" for seed in range(12)]
     assert both == sorted([*whole, *(row["target"] for row in rows)], key=lambda name: _order(name))
     for row in rows:
-        assert (tmp_path / "both" / row["target"]).read_bytes() == (tmp_path / "things" / row["target"]).read_bytes()
+        assert (tmp_path / "both" / row["target"]).read_bytes() == (
+            tmp_path / "things" / row["target"]
+        ).read_bytes()
 
 
 def _order(name):

@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 from tiny_training import write_model
 
 from cldm.model import create_model
+from controlnet.storybook import train_text as module
+from controlnet.storybook.dataset import draw_prompts, draw_scene
+from controlnet.storybook.scenes.prompts import named_in
+from controlnet.storybook.train_text import QUESTIONS, Prompts, TextTraining, train_text
 from ldm.weights import read_state_dict, save_state_dict
-from training import train_text as module
-from training.scenes.prompts import named_in
-from training.storybook import draw_prompts, draw_scene
-from training.train_text import QUESTIONS, Prompts, TextTraining, train_text
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,9 +9,11 @@ import torch
 
 
 def join_conditions(cond: Any, uncond: Any) -> Any:
-    """One condition for a batch of 2B, with ``cond`` in its first half; None where the two do not fit together.
+    """One condition for a batch of 2B, with ``cond`` in its first half; None where the two do not fit
+    together.
 
-    Where only ``cond`` has a hint (guess mode), the joined hint keeps B rows, which steer the first half alone.
+    Where only ``cond`` has a hint (guess mode), the joined hint keeps B rows, which steer the first half
+    alone.
     """
     if torch.is_tensor(cond):
         return torch.cat([cond, uncond]) if torch.is_tensor(uncond) and cond.shape == uncond.shape else None
@@ -27,7 +29,11 @@ def join_conditions(cond: Any, uncond: Any) -> Any:
     joined = {}
     for key, value in cond.items():
         other = uncond.get(key)
-        if key == "control_scales" or value is None or (other is None and key in ("c_concat", "hint_embedding")):
+        if (
+            key == "control_scales"
+            or value is None
+            or (other is None and key in ("c_concat", "hint_embedding"))
+        ):
             joined[key] = value
         else:
             joined[key] = join_conditions(value, other)

@@ -1,7 +1,7 @@
 """The DDIM sampler.
 
-Sources: DDIM (arXiv 2010.02502), classifier-free guidance (2207.12598), SDEdit (2108.01073) for `stochastic_encode`,
-and cldm/ddim_hacked.py of the original.
+Sources: DDIM (arXiv 2010.02502), classifier-free guidance (2207.12598), SDEdit (2108.01073) for
+`stochastic_encode`, and cldm/ddim_hacked.py of the original.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class DDIMSampler:
     """Samples from a diffusion model in few steps.
 
     Args:
-        model: a `LatentDiffusion` or anything with ``apply_model(x, t, cond)``, ``alphas_cumprod``, ``num_timesteps``
-            and ``parameterization``.
+        model: a `LatentDiffusion` or anything with ``apply_model(x, t, cond)``, ``alphas_cumprod``,
+            ``num_timesteps`` and ``parameterization``.
         schedule: kept from the original, which never used it.
     """
 
@@ -48,10 +48,18 @@ class DDIMSampler:
         self.schedule = schedule
 
     def make_schedule(
-        self, ddim_num_steps: int, ddim_discretize: str = "uniform", ddim_eta: float = 0.0, verbose: bool = True
+        self,
+        ddim_num_steps: int,
+        ddim_discretize: str = "uniform",
+        ddim_eta: float = 0.0,
+        verbose: bool = True,
     ) -> DDIMSchedule:
-        """Choose the time steps; also kept as ``ddim_timesteps``, ``ddim_alphas`` ... for `decode` and for scripts."""
-        timesteps = make_ddim_timesteps(ddim_discretize, ddim_num_steps, self.ddpm_num_timesteps, verbose=False)
+        """Choose the time steps; also kept as ``ddim_timesteps``, ``ddim_alphas`` ... for `decode` and for
+        scripts.
+        """
+        timesteps = make_ddim_timesteps(
+            ddim_discretize, ddim_num_steps, self.ddpm_num_timesteps, verbose=False
+        )
         sigmas, alphas, alphas_prev = make_ddim_sampling_parameters(
             self.model.alphas_cumprod, timesteps, ddim_eta, verbose=False
         )
@@ -104,23 +112,28 @@ class DDIMSampler:
             S: number of steps, 1 to the model's number of time steps (see `make_ddim_timesteps`).
             batch_size: B.
             shape: (C, H, W) of a sample.
-            conditioning: for ``model.apply_model``: a tensor, or a dictionary with ``c_concat`` and ``c_crossattn``.
+            conditioning: for ``model.apply_model``: a tensor, or a dictionary with ``c_concat`` and
+                ``c_crossattn``.
             callback: called with the number of each step before it; may raise to stop the run.
-            img_callback: called with the predicted x_0 and the number of each step after it; may raise as well.
+            img_callback: called with the predicted x_0 and the number of each step after it; may raise as
+                well.
             eta: 0 for deterministic steps, 1 for DDPM's noise.
             mask: ``[B, 1 or C, H, W]`` in [0, 1]; where it is 1, ``x0 [B, C, H, W]`` is kept (inpainting).
             temperature: factor on the noise of each step.
             noise_dropout: dropout rate of that noise.
-            score_corrector: its ``modify_score(model, e_t, x, t, c, **corrector_kwargs)`` changes the predicted noise.
+            score_corrector: its ``modify_score(model, e_t, x, t, c, **corrector_kwargs)`` changes the
+                predicted noise.
             verbose: show a progress bar.
             x_T: noise to start from ``[B, C, H, W]``; drawn where it is not given.
             log_every_t: intermediate results are kept at every so many steps.
             unconditional_guidance_scale: 1 is no guidance.
-            unconditional_conditioning: like ``conditioning``; ``c_concat`` None means no control (guess mode).
+            unconditional_conditioning: like ``conditioning``; ``c_concat`` None means no control (guess
+                mode).
             ucg_schedule: a guidance scale for each step instead.
-            generator: source of all noise: one for the batch, or one for each sample; None is torch's global stream.
-            normals_sequence, quantize_x0, dynamic_threshold: kept from the original, without effect there; they must
-                keep their defaults.
+            generator: source of all noise: one for the batch, or one for each sample; None is torch's global
+                stream.
+            normals_sequence, quantize_x0, dynamic_threshold: kept from the original, without effect there;
+                they must keep their defaults.
 
         Returns:
             latents float32 ``[B, C, H, W]``, and a dictionary of lists: ``x_inter``, ``pred_x0``.
@@ -129,7 +142,9 @@ class DDIMSampler:
             ValueError: the condition's batch is not B, or an argument has no meaning here.
         """
         if dynamic_threshold is not None or quantize_x0 or normals_sequence is not None:
-            raise ValueError("dynamic_threshold, quantize_x0 and normals_sequence are not supported; leave them out")
+            raise ValueError(
+                "dynamic_threshold, quantize_x0 and normals_sequence are not supported; leave them out"
+            )
         check_rows(conditioning, batch_size)
         schedule = self.make_schedule(S, ddim_eta=eta, verbose=verbose)
         return self.ddim_sampling(
@@ -176,7 +191,9 @@ class DDIMSampler:
         device = self.model.alphas_cumprod.device
         steps = len(schedule)
         if ucg_schedule is not None and len(ucg_schedule) != steps:
-            raise ValueError(f"got {len(ucg_schedule)} values in ucg_schedule; expected {steps}, one for each step")
+            raise ValueError(
+                f"got {len(ucg_schedule)} values in ucg_schedule; expected {steps}, one for each step"
+            )
         if mask is not None and x0 is None:
             raise ValueError("a mask needs x0, the latents that it keeps")
         x = noise_like(shape, device, generator=generator) if x_T is None else x_T
@@ -195,7 +212,9 @@ class DDIMSampler:
                 cond,
                 t,
                 index,
-                unconditional_guidance_scale=ucg_schedule[i] if ucg_schedule else unconditional_guidance_scale,
+                unconditional_guidance_scale=ucg_schedule[i]
+                if ucg_schedule
+                else unconditional_guidance_scale,
                 unconditional_conditioning=uncond,
                 schedule=schedule,
                 generator=generator,
@@ -283,7 +302,8 @@ class DDIMSampler:
         callback: Callable[[int], Any] | None = None,
         verbose: bool = True,
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """DDIM inversion: latents ``[B, C, H, W]`` -> the noise that they are sampled from, after ``t_enc`` steps.
+        """DDIM inversion: latents ``[B, C, H, W]`` -> the noise that they are sampled from, after ``t_enc``
+        steps.
 
         Needs `make_schedule`, unless ``use_original_steps``.
 
@@ -322,7 +342,9 @@ class DDIMSampler:
     ) -> torch.Tensor:
         """Noisy latents at place ``t [B]`` of the schedule, to be continued by `decode` (image to image)."""
         schedule = self.original_schedule() if use_original_steps else self.ddim_schedule
-        alphas = torch.as_tensor(schedule.alphas, dtype=x0.dtype, device=x0.device)[t].view(-1, *(1,) * (x0.ndim - 1))
+        alphas = torch.as_tensor(schedule.alphas, dtype=x0.dtype, device=x0.device)[t].view(
+            -1, *(1,) * (x0.ndim - 1)
+        )
         noise = torch.randn_like(x0) if noise is None else noise
         return alphas.sqrt() * x0 + (1.0 - alphas).sqrt() * noise
 

@@ -109,9 +109,13 @@ class LatentDiffusion(DDPM):
         return self.first_stage_model.encode(x)
 
     def get_first_stage_encoding(
-        self, encoder_posterior: DiagonalGaussianDistribution | torch.Tensor, random: SampleNoise | None = None
+        self,
+        encoder_posterior: DiagonalGaussianDistribution | torch.Tensor,
+        random: SampleNoise | None = None,
     ) -> torch.Tensor:
-        """A sample of the posterior (or the given latents), scaled for the diffusion: ``[B, 4, H/8, W/8]``."""
+        """A sample of the posterior (or the given latents), scaled for the diffusion: ``[B, 4, H/8,
+        W/8]``.
+        """
         if isinstance(encoder_posterior, DiagonalGaussianDistribution):
             noise = None if random is None else random.normal(Purpose.POSTERIOR, like=encoder_posterior.mean)
             encoder_posterior = encoder_posterior.sample(noise=noise)
@@ -145,9 +149,10 @@ class LatentDiffusion(DDPM):
     ) -> tuple[torch.Tensor, Any]:
         """A batch -> scaled latents ``[B, 4, H/8, W/8]`` and the condition.
 
-        The condition is embedded here, unless the text encoder is trained: then the prompts come back as they are.
-        Where the batch has the posterior's ``moments [B, 8, H/8, W/8]`` or the prompts' ``context [B, M, D]``, computed
-        before, nothing is encoded; where it has ``noise_seed [B]``, the latents are drawn from these seeds.
+        The condition is embedded here, unless the text encoder is trained: then the prompts come back as they
+        are. Where the batch has the posterior's ``moments [B, 8, H/8, W/8]`` or the prompts' ``context [B, M,
+        D]``, computed before, nothing is encoded; where it has ``noise_seed [B]``, the latents are drawn from
+        these seeds.
 
         Args:
             k: key of the pictures.
@@ -176,7 +181,9 @@ class LatentDiffusion(DDPM):
     def forward(
         self, x: torch.Tensor, c: Any = None, random: SampleNoise | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """`p_losses` at random time steps; a condition that `get_input` left raw is embedded with gradients."""
+        """`p_losses` at random time steps; a condition that `get_input` left raw is embedded with
+        gradients.
+        """
         if self.cond_stage_trainable:
             c = self._embed_raw(c)
         return super().forward(x, c, random)
@@ -184,7 +191,10 @@ class LatentDiffusion(DDPM):
     def _embed_raw(self, c: Any) -> Any:
         """Embed prompts, also where they stand as ``c_crossattn`` of a condition."""
         if isinstance(c, Mapping):
-            return {**c, "c_crossattn": [self.get_learned_conditioning(prompts) for prompts in c["c_crossattn"]]}
+            return {
+                **c,
+                "c_crossattn": [self.get_learned_conditioning(prompts) for prompts in c["c_crossattn"]],
+            }
         return self.get_learned_conditioning(c)
 
     def apply_model(self, x_noisy: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor:
@@ -219,7 +229,9 @@ class LatentDiffusion(DDPM):
         size = size or condition_size(cond) or (self.image_size, self.image_size)
         if not ddim:
             return self.p_sample_loop((batch_size, self.channels, *size), cond, verbose=False)
-        return DDIMSampler(self).sample(ddim_steps, batch_size, (self.channels, *size), cond, verbose=False, **kwargs)
+        return DDIMSampler(self).sample(
+            ddim_steps, batch_size, (self.channels, *size), cond, verbose=False, **kwargs
+        )
 
     def unconditional_like(self, cond: Any) -> Any:
         """The empty prompt in the form of ``cond``, for guidance."""
@@ -241,7 +253,9 @@ class LatentDiffusion(DDPM):
         use_ema_scope: bool = True,
         **kwargs,
     ) -> dict[str, torch.Tensor]:
-        """Pictures of how training goes, float ``[B, 3, H, W]`` in [-1, 1], by name; see `ControlLDM.log_images`."""
+        """Pictures of how training goes, float ``[B, 3, H, W]`` in [-1, 1], by name; see
+        `ControlLDM.log_images`.
+        """
         latent, cond = self.get_input(batch, self.first_stage_key, bs=N, force_c_encode=True)
         captions = list(batch[self.cond_stage_key])[:N] if cond is not None else []
         log = {} if "moments" in batch else {"inputs": super().get_input(batch, self.first_stage_key)[:N]}

@@ -12,7 +12,9 @@ from ldm.util import log_txt_as_img
 
 
 def condition_size(cond: Any) -> tuple[int, int] | None:
-    """Height and width of the latent that a condition with a hint belongs to, or None where there is no hint."""
+    """Height and width of the latent that a condition with a hint belongs to, or None where there is no
+    hint.
+    """
     if not isinstance(cond, Mapping) or cond.get("c_concat") is None:
         return None
     height, width = cond["c_concat"][0].shape[-2:]
@@ -20,7 +22,9 @@ def condition_size(cond: Any) -> tuple[int, int] | None:
 
 
 def picture_rows(steps: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Pictures over time, T times ``[B, 3, H, W]`` -> one sheet ``[1, 3, B H, T W]`` with a row for each sample."""
+    """Pictures over time, T times ``[B, 3, H, W]`` -> one sheet ``[1, 3, B H, T W]`` with a row for each
+    sample.
+    """
     stack = torch.stack(list(steps))  # [T, B, 3, H, W]
     return stack.permute(2, 1, 3, 0, 4).flatten(3, 4).flatten(1, 2)[None]
 
@@ -50,8 +54,8 @@ def log_latent_images(
         guidance_scale: above 1, samples with guidance are made.
 
     Returns:
-        float ``[B, 3, H, W]`` in [-1, 1] by name: reconstruction, conditioning, diffusion_row, samples, denoise_row,
-        samples_cfg_scale_9.00.
+        float ``[B, 3, H, W]`` in [-1, 1] by name: reconstruction, conditioning, diffusion_row, samples,
+        denoise_row, samples_cfg_scale_9.00.
     """
     rows = len(latent)
     log = {"reconstruction": model.decode_first_stage(latent)}
@@ -60,7 +64,11 @@ def log_latent_images(
         log["conditioning"] = log_txt_as_img((width, height), list(captions), size=max(8, height // 25))
     if diffusion_rows:
         shown = latent[:diffusion_rows]
-        times = [t for t in range(model.num_timesteps) if t % model.log_every_t == 0 or t == model.num_timesteps - 1]
+        times = [
+            t
+            for t in range(model.num_timesteps)
+            if t % model.log_every_t == 0 or t == model.num_timesteps - 1
+        ]
         noisy = [model.q_sample(shown, torch.full((len(shown),), t, device=shown.device)) for t in times]
         log["diffusion_row"] = picture_rows([model.decode_first_stage(z) for z in noisy])
 
@@ -77,7 +85,8 @@ def log_latent_images(
             log["denoise_row"] = picture_rows([model.decode_first_stage(z) for z in intermediates["pred_x0"]])
     if guidance_scale > 1.0:
         samples, _ = run(
-            unconditional_guidance_scale=guidance_scale, unconditional_conditioning=model.unconditional_like(cond)
+            unconditional_guidance_scale=guidance_scale,
+            unconditional_conditioning=model.unconditional_like(cond),
         )
         log[f"samples_cfg_scale_{guidance_scale:.2f}"] = model.decode_first_stage(samples)
     return log

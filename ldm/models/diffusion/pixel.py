@@ -1,6 +1,7 @@
 """Denoising diffusion on pictures as a Lightning module; ddpm.py builds latent diffusion on it.
 
-Sources: DDPM (arXiv 2006.11239), and ldm/models/diffusion/ddpm.py of the original, under which name users import this.
+Sources: DDPM (arXiv 2006.11239), and ldm/models/diffusion/ddpm.py of the original, under which name users
+import this.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -19,12 +21,8 @@ from tqdm import tqdm
 from ldm.models.diffusion.process import GaussianProcess
 from ldm.models.diffusion.sample_noise import Purpose, SampleNoise
 from ldm.modules.ema import LitEma
-from ldm.torchvision_ops import declare_missing_ops
 from ldm.util import OptimizerFactory, default, instantiate_from_config, with_schedule
 from ldm.weights import load_into, read_state_dict
-
-declare_missing_ops()  # Lightning imports torchmetrics, and that torchvision
-import pytorch_lightning as pl  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +35,16 @@ class DiffusionWrapper(nn.Module):
 
     Args:
         diff_model_config: YAML node of the network.
-        conditioning_key: None; "concat" (channels beside x); "crossattn" (context); "hybrid" (both); "adm" (labels).
+        conditioning_key: None; "concat" (channels beside x); "crossattn" (context); "hybrid" (both); "adm"
+            (labels).
     """
 
     def __init__(self, diff_model_config: Mapping[str, Any], conditioning_key: str | None):
         super().__init__()
         if conditioning_key not in CONDITIONING_KEYS:
-            raise ValueError(f"conditioning_key {conditioning_key!r} unknown; expected one of {CONDITIONING_KEYS}")
+            raise ValueError(
+                f"conditioning_key {conditioning_key!r} unknown; expected one of {CONDITIONING_KEYS}"
+            )
         self.diffusion_model = instantiate_from_config(diff_model_config)
         self.conditioning_key = conditioning_key
 
@@ -86,7 +87,8 @@ class DDPM(GaussianProcess, pl.LightningModule):
         v_posterior: mixes beta into the posterior's variance.
         l_simple_weight: weight of the simple loss.
         parameterization: what the network predicts: "eps", "x0" or "v".
-        scheduler_config: YAML node of a learning-rate function for ``LambdaLR``, with an attribute ``schedule``.
+        scheduler_config: YAML node of a learning-rate function for ``LambdaLR``, with an attribute
+            ``schedule``.
         learn_logvar: learn a variance for each time step.
         logvar_init: its start.
         conditioning_key: see `DiffusionWrapper`.
@@ -125,7 +127,9 @@ class DDPM(GaussianProcess, pl.LightningModule):
     ):
         super().__init__()
         if parameterization not in PARAMETERIZATIONS:
-            raise ValueError(f"parameterization {parameterization!r} unknown; expected one of {PARAMETERIZATIONS}")
+            raise ValueError(
+                f"parameterization {parameterization!r} unknown; expected one of {PARAMETERIZATIONS}"
+            )
         if loss_type not in ("l1", "l2"):
             raise ValueError(f"loss_type {loss_type!r} unknown; expected l1 or l2")
         self.parameterization = parameterization
@@ -168,12 +172,16 @@ class DDPM(GaussianProcess, pl.LightningModule):
         """Load weights from a file; what it lacks keeps its values."""
         state = read_state_dict(path)
         prefix = "model.diffusion_model." if only_model else ""
-        state = {k: v for k, v in state.items() if k.startswith(prefix) and not k.startswith(tuple(ignore_keys))}
+        state = {
+            k: v for k, v in state.items() if k.startswith(prefix) and not k.startswith(tuple(ignore_keys))
+        }
         load_into(self, state, path, strict=False)
 
     @contextmanager
     def ema_scope(self, context: str | None = None) -> Iterator[None]:
-        """Within, the network has its averaged weights (where there are any); ``context`` is named in the log."""
+        """Within, the network has its averaged weights (where there are any); ``context`` is named in the
+        log.
+        """
         if not self.use_ema:
             yield
             return
@@ -204,7 +212,9 @@ class DDPM(GaussianProcess, pl.LightningModule):
         return self.get_v(x_start, noise, t) if self.parameterization == "v" else noise
 
     def place_weights(self, cond: Any) -> torch.Tensor | None:
-        """Weights ``[B, 1, H, W]`` of the places of a sample in the loss, 1 on average; None where all count alike."""
+        """Weights ``[B, 1, H, W]`` of the places of a sample in the loss, 1 on average; None where all count
+        alike.
+        """
         return None
 
     def p_losses(
@@ -243,7 +253,9 @@ class DDPM(GaussianProcess, pl.LightningModule):
     def forward(
         self, x: torch.Tensor, c: Any = None, random: SampleNoise | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """`p_losses` at random time steps from ``first_time_step`` on, drawn from ``random`` or torch's own."""
+        """`p_losses` at random time steps from ``first_time_step`` on, drawn from ``random`` or torch's
+        own.
+        """
         if random is not None:
             count = self.num_timesteps - self.first_time_step
             t = self.first_time_step + random.time_steps(count, self.device)
@@ -265,7 +277,9 @@ class DDPM(GaussianProcess, pl.LightningModule):
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> torch.Tensor:
         loss, log = self.shared_step(batch)
-        self.log_dict(log, prog_bar=True, on_step=True, on_epoch=False, batch_size=_rows(batch), sync_dist=True)
+        self.log_dict(
+            log, prog_bar=True, on_step=True, on_epoch=False, batch_size=_rows(batch), sync_dist=True
+        )
         return loss
 
     @torch.no_grad()
@@ -287,7 +301,9 @@ class DDPM(GaussianProcess, pl.LightningModule):
         return [self.model]
 
     def freeze_untrained(self) -> None:
-        """Take gradients for what is trained only, so that the rest costs no memory and lies in no bucket of DDP."""
+        """Take gradients for what is trained only, so that the rest costs no memory and lies in no bucket of
+        DDP.
+        """
         wanted = {id(p) for module in self.trained_modules() for p in module.parameters()}
         for parameter in self.parameters():
             if parameter is not getattr(self, "logvar", None):
@@ -298,7 +314,9 @@ class DDPM(GaussianProcess, pl.LightningModule):
             self.freeze_untrained()
 
     def configure_optimizers(self) -> Any:
-        """``make_optimizer``'s, or AdamW, over `trained_modules`, with the schedule of ``scheduler_config``."""
+        """``make_optimizer``'s, or AdamW, over `trained_modules`, with the schedule of
+        ``scheduler_config``.
+        """
         self.freeze_untrained()
         parameters = [p for module in self.trained_modules() for p in module.parameters()]
         if self.learn_logvar:
@@ -309,7 +327,9 @@ class DDPM(GaussianProcess, pl.LightningModule):
     # ---- ancestral sampling
 
     @torch.no_grad()
-    def p_sample(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, clip_denoised: bool = False) -> torch.Tensor:
+    def p_sample(
+        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, clip_denoised: bool = False
+    ) -> torch.Tensor:
         """One step x_t -> x_{t-1} of DDPM's own sampler (algorithm 2)."""
         x_start = self.predict_start(x, t, self.apply_model(x, t, cond))
         if clip_denoised:
@@ -323,10 +343,14 @@ class DDPM(GaussianProcess, pl.LightningModule):
     def p_sample_loop(
         self, shape: Sequence[int], cond: Any = None, x_T: torch.Tensor | None = None, verbose: bool = True
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Samples ``shape`` from noise through every time step, and the results after each ``log_every_t`` steps."""
+        """Samples ``shape`` from noise through every time step, and the results after each ``log_every_t``
+        steps.
+        """
         x = default(x_T, lambda: torch.randn(*shape, device=self.device))
         intermediates = [x]
-        for i in tqdm(reversed(range(self.num_timesteps)), "Sampling t", self.num_timesteps, disable=not verbose):
+        for i in tqdm(
+            reversed(range(self.num_timesteps)), "Sampling t", self.num_timesteps, disable=not verbose
+        ):
             t = torch.full((shape[0],), i, device=self.device, dtype=torch.long)
             x = self.p_sample(x, t, cond, clip_denoised=self.clip_denoised)
             if i % self.log_every_t == 0:
@@ -336,7 +360,9 @@ class DDPM(GaussianProcess, pl.LightningModule):
     def sample(
         self, batch_size: int = 16, return_intermediates: bool = False, cond: Any = None, verbose: bool = True
     ) -> Any:
-        """``batch_size`` samples of the model's own size; with ``return_intermediates`` also the way to them."""
+        """``batch_size`` samples of the model's own size; with ``return_intermediates`` also the way to
+        them.
+        """
         shape = (batch_size, self.channels, self.image_size, self.image_size)
         samples, intermediates = self.p_sample_loop(shape, cond, verbose=verbose)
         return (samples, intermediates) if return_intermediates else samples

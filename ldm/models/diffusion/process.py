@@ -1,7 +1,8 @@
-"""The Gaussian diffusion process: its schedule as buffers, and the formulas between x_0, x_t, noise and velocity.
+"""The Gaussian diffusion process: its schedule as buffers, and the formulas between x_0, x_t, noise and
+velocity.
 
-Sources: DDPM (arXiv 2006.11239), progressive distillation (2202.00512) for v, and ldm/models/diffusion/ddpm.py of the
-original.
+Sources: DDPM (arXiv 2006.11239), progressive distillation (2202.00512) for v, and
+ldm/models/diffusion/ddpm.py of the original.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from ldm.modules.diffusionmodules.util import extract_into_tensor, make_beta_sch
 
 
 class GaussianProcess:
-    """Mixin for modules: call `register_schedule` in ``__init__``. Shapes: x ``[B, ...]``, t int64 ``[B]``."""
+    """Mixin for modules: call `register_schedule` in ``__init__``. Shapes: x ``[B, ...]``, t int64
+    ``[B]``.
+    """
 
     parameterization: str
     v_posterior: float
@@ -60,7 +63,9 @@ class GaussianProcess:
             # The device is named so that a skeleton on the meta device has its schedule all the same.
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32, device="cpu"))
         weights = self._variational_weights(betas, alphas, alphas_cumprod, posterior_variance)
-        self.register_buffer("lvlb_weights", torch.tensor(weights, dtype=torch.float32, device="cpu"), persistent=False)
+        self.register_buffer(
+            "lvlb_weights", torch.tensor(weights, dtype=torch.float32, device="cpu"), persistent=False
+        )
 
     def _variational_weights(self, betas, alphas, alphas_cumprod, posterior_variance) -> np.ndarray:
         """Weights of the variational bound's terms, float64 ``[T]``."""
@@ -68,14 +73,17 @@ class GaussianProcess:
             with np.errstate(divide="ignore"):
                 weights = betas**2 / (2 * posterior_variance * alphas * (1 - alphas_cumprod))
         elif self.parameterization == "x0":
-            # Written as in the original, whose loss this must equal; the bound itself would divide by 2 (1 - alpha).
+            # Written as in the original, whose loss this must equal; the bound itself would divide by 2 (1 -
+            # alpha).
             weights = 0.5 * np.sqrt(alphas_cumprod) / (2.0 * 1 - alphas_cumprod)
         else:
             weights = np.ones_like(betas)
         weights[0] = weights[1]
         return weights
 
-    def q_sample(self, x_start: torch.Tensor, t: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+    def q_sample(
+        self, x_start: torch.Tensor, t: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Noisy x_t from x_0 (DDPM, equation 4); noise ``[B, ...]`` is drawn where it is not given."""
         noise = torch.randn_like(x_start) if noise is None else noise
         return (
@@ -90,7 +98,9 @@ class GaussianProcess:
             - extract_into_tensor(self.sqrt_one_minus_alphas_cumprod, t, x.shape) * x
         )
 
-    def predict_start_from_noise(self, x_t: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    def predict_start_from_noise(
+        self, x_t: torch.Tensor, t: torch.Tensor, noise: torch.Tensor
+    ) -> torch.Tensor:
         """x_0 from x_t and its noise."""
         return (
             extract_into_tensor(self.sqrt_recip_alphas_cumprod, t, x_t.shape) * x_t
@@ -112,7 +122,9 @@ class GaussianProcess:
         )
 
     def min_snr_weight(self, t: torch.Tensor, gamma: float) -> torch.Tensor:
-        """Weights ``[B]`` of the loss that keep steps of little noise from dominating (min-SNR, arXiv 2303.09556)."""
+        """Weights ``[B]`` of the loss that keep steps of little noise from dominating (min-SNR, arXiv
+        2303.09556).
+        """
         alphas = self.alphas_cumprod[t].double()
         ratio = alphas / (1 - alphas)
         per_error = {"x0": 1.0, "eps": ratio, "v": ratio + 1}[self.parameterization]
@@ -129,7 +141,9 @@ class GaussianProcess:
     def q_posterior(
         self, x_start: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mean ``[B, ...]``, variance and its clipped logarithm ``[B, 1, ...]`` of x_{t-1} (DDPM, equation 6)."""
+        """Mean ``[B, ...]``, variance and its clipped logarithm ``[B, 1, ...]`` of x_{t-1} (DDPM, equation
+        6).
+        """
         mean = (
             extract_into_tensor(self.posterior_mean_coef1, t, x_t.shape) * x_start
             + extract_into_tensor(self.posterior_mean_coef2, t, x_t.shape) * x_t

@@ -1,8 +1,9 @@
 """Random numbers that belong to a sample, not to a process.
 
-Where a batch carries ``noise_seed``, an integer for each item, whatever chance decides about an item in a training step
-follows from its seed: its place in the posterior, its time step, its noise. The step is then the same in one process or
-spread over several, after a resume, and on any device, since the numbers are drawn on the CPU.
+Where a batch carries ``noise_seed``, an integer for each item, whatever chance decides about an item in a
+training step
+follows from its seed: its place in the posterior, its time step, its noise. The step is then the same in one
+process or spread over several, after a resume, and on any device, since the numbers are drawn on the CPU.
 """
 
 from __future__ import annotations

@@ -35,7 +35,9 @@ class TimestepBlock(nn.Module):
 class TimestepEmbedSequential(nn.Sequential, TimestepBlock):
     """A sequence that hands time embedding and context to those of its members that take them."""
 
-    def forward(self, x: torch.Tensor, emb: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, emb: torch.Tensor, context: torch.Tensor | None = None
+    ) -> torch.Tensor:
         for layer in self:
             if isinstance(layer, TimestepBlock):
                 x = layer(x, emb)
@@ -47,12 +49,15 @@ class TimestepEmbedSequential(nn.Sequential, TimestepBlock):
 
 
 class Upsample(nn.Module):
-    """Twice the size by nearest neighbour, then a 3x3 convolution: ``[B, C, H, W] -> [B, out_channels, 2H, 2W]``.
+    """Twice the size by nearest neighbour, then a 3x3 convolution: ``[B, C, H, W] -> [B, out_channels, 2H,
+    2W]``.
 
     With ``dims=3`` only the last two dimensions grow.
     """
 
-    def __init__(self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None, padding: int = 1):
+    def __init__(
+        self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None, padding: int = 1
+    ):
         super().__init__()
         self.channels = channels
         self.out_channels = out_channels or channels
@@ -64,18 +69,25 @@ class Upsample(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.shape[1] != self.channels:
             raise ValueError(f"got {x.shape[1]} channels to upsample, expected {self.channels}")
-        size = (x.shape[2], x.shape[3] * 2, x.shape[4] * 2) if self.dims == 3 else [2 * side for side in x.shape[2:]]
+        size = (
+            (x.shape[2], x.shape[3] * 2, x.shape[4] * 2)
+            if self.dims == 3
+            else [2 * side for side in x.shape[2:]]
+        )
         x = F.interpolate(x, size=size, mode="nearest")
         return self.conv(x) if self.use_conv else x
 
 
 class Downsample(nn.Module):
-    """Half the size by a strided 3x3 convolution or average pooling: ``[B, C, H, W] -> [B, out_channels, H/2, W/2]``.
+    """Half the size by a strided 3x3 convolution or average pooling: ``[B, C, H, W] -> [B, out_channels, H/2,
+    W/2]``.
 
     With ``dims=3`` only the last two dimensions shrink.
     """
 
-    def __init__(self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None, padding: int = 1):
+    def __init__(
+        self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None, padding: int = 1
+    ):
         super().__init__()
         self.channels = channels
         self.out_channels = out_channels or channels
@@ -84,7 +96,9 @@ class Downsample(nn.Module):
         if use_conv:
             self.op = conv_nd(dims, channels, self.out_channels, 3, stride=stride, padding=padding)
         elif self.out_channels != channels:
-            raise ValueError(f"pooling keeps {channels} channels; got out_channels {self.out_channels}: set use_conv")
+            raise ValueError(
+                f"pooling keeps {channels} channels; got out_channels {self.out_channels}: set use_conv"
+            )
         else:
             self.op = avg_pool_nd(dims, kernel_size=stride, stride=stride)
 
@@ -95,7 +109,8 @@ class Downsample(nn.Module):
 
 
 class ResBlock(TimestepBlock):
-    """Two convolutions and a residual, steered by the time: ``[B, channels, H, W] -> [B, out_channels, H, W]``.
+    """Two convolutions and a residual, steered by the time: ``[B, channels, H, W] -> [B, out_channels, H,
+    W]``.
 
     Args:
         channels: input channels.
@@ -103,7 +118,8 @@ class ResBlock(TimestepBlock):
         dropout: rate before the second convolution.
         out_channels: output channels, by default ``channels``.
         use_conv: a 3x3 instead of a 1x1 convolution where the residual changes its channels.
-        use_scale_shift_norm: the embedding scales and shifts the second norm instead of being added before it.
+        use_scale_shift_norm: the embedding scales and shifts the second norm instead of being added before
+            it.
         dims: 1, 2 or 3.
         use_checkpoint: compute activations again in the backward pass.
         up, down: also double or halve the size.
@@ -182,7 +198,8 @@ class AttentionBlock(nn.Module):
         num_heads: number of heads, unless ``num_head_channels`` is given.
         num_head_channels: channels of a head; -1 takes ``num_heads``.
         use_checkpoint: compute activations again in the backward pass.
-        use_new_attention_order: ``qkv`` holds all queries, then all keys, then all values; else they alternate by head.
+        use_new_attention_order: ``qkv`` holds all queries, then all keys, then all values; else they
+            alternate by head.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Encoder and decoder of Stable Diffusion's VAE.
 
-Sources: VQGAN (arXiv 2012.09841), latent diffusion (2112.10752), and ldm/modules/diffusionmodules/model.py of the
-original.
+Sources: VQGAN (arXiv 2012.09841), latent diffusion (2112.10752), and ldm/modules/diffusionmodules/model.py of
+the original.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """``[B, C, H, W] -> [B, C, H/2, W/2]`` by a strided convolution, or by average pooling without ``with_conv``."""
+    """``[B, C, H, W] -> [B, C, H/2, W/2]`` by a strided convolution, or by average pooling without
+    ``with_conv``.
+    """
 
     def __init__(self, in_channels: int, with_conv: bool):
         super().__init__()
@@ -100,7 +102,9 @@ class AttnBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.norm(x)
-        q, k, v = (layer(h).flatten(2).transpose(1, 2)[:, None] for layer in (self.q, self.k, self.v))  # [B, 1, HW, C]
+        q, k, v = (
+            layer(h).flatten(2).transpose(1, 2)[:, None] for layer in (self.q, self.k, self.v)
+        )  # [B, 1, HW, C]
         h = attend(q, k, v)[:, 0].transpose(1, 2).unflatten(2, x.shape[-2:])  # [B, C, H, W]
         return x + self.proj_out(h)
 
@@ -134,7 +138,9 @@ class _Middle(nn.Module):
         return self.block_2(self.attn_1(self.block_1(x)))
 
 
-def _level(channels: int, out_channels: int, blocks: int, attention: bool, dropout: float, num_groups: int) -> _Level:
+def _level(
+    channels: int, out_channels: int, blocks: int, attention: bool, dropout: float, num_groups: int
+) -> _Level:
     widths = [channels] + [out_channels] * blocks
     residual = [ResnetBlock(a, b, dropout=dropout, num_groups=num_groups) for a, b in pairwise(widths)]
     return _Level(residual, [AttnBlock(out_channels, num_groups) for _ in range(blocks)] if attention else [])
@@ -156,8 +162,8 @@ class Encoder(nn.Module):
         z_channels: channels of the latents.
         double_z: give variances too.
         attn_type: only "vanilla", and no ``use_linear_attn``.
-        num_groups: of the group normalizations, 32 in all released models. Narrow networks need fewer: groups of a
-            single channel hide how bright a picture is.
+        num_groups: of the group normalizations, 32 in all released models. Narrow networks need fewer: groups
+            of a single channel hide how bright a picture is.
     """
 
     def __init__(
@@ -270,5 +276,6 @@ class Decoder(nn.Module):
 def _check_attention(attn_type: str, use_linear_attn: bool) -> None:
     if attn_type not in ("vanilla", "vanilla-xformers") or use_linear_attn:
         raise ValueError(
-            f"got attn_type={attn_type!r}, use_linear_attn={use_linear_attn}; the VAE has vanilla attention only"
+            f"got attn_type={attn_type!r}, use_linear_attn={use_linear_attn}; the VAE has vanilla attention "
+            "only"
         )

@@ -76,7 +76,8 @@ class UNetPlan:
     def __post_init__(self) -> None:
         if self.use_spatial_transformer != (self.context_dim is not None):
             raise ValueError(
-                f"use_spatial_transformer is {self.use_spatial_transformer} and context_dim is {self.context_dim}: "
+                f"use_spatial_transformer is {self.use_spatial_transformer} and context_dim is "
+                f"{self.context_dim}: "
                 "cross-attention needs both, self-attention neither"
             )
         if self.num_heads == -1 and self.num_head_channels == -1:
@@ -84,7 +85,9 @@ class UNetPlan:
         for name in ("num_res_blocks", "disable_self_attentions", "num_attention_blocks"):
             values = getattr(self, name)
             if isinstance(values, Sequence) and len(values) != len(self.channel_mult):
-                raise ValueError(f"{name} has {len(values)} values; expected one for each of {self.channel_mult}")
+                raise ValueError(
+                    f"{name} has {len(values)} values; expected one for each of {self.channel_mult}"
+                )
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> UNetPlan:
@@ -118,13 +121,17 @@ class UNetPlan:
         )
 
     def attention(self, channels: int, disable_self_attn: bool, num_heads: int) -> nn.Module:
-        """Attention for a feature map: with the text (`SpatialTransformer`) or among its pixels (`AttentionBlock`)."""
+        """Attention for a feature map: with the text (`SpatialTransformer`) or among its pixels
+        (`AttentionBlock`).
+        """
         if self.num_head_channels == -1:
             head_channels = channels // num_heads
         else:
             head_channels = self.num_head_channels
         if not self.use_spatial_transformer:
-            return AttentionBlock(channels, num_heads, head_channels, self.use_checkpoint, self.use_new_attention_order)
+            return AttentionBlock(
+                channels, num_heads, head_channels, self.use_checkpoint, self.use_new_attention_order
+            )
         return SpatialTransformer(
             channels,
             channels // head_channels,
@@ -206,7 +213,8 @@ class UNetModel(nn.Module):
     """UNet with attention and time embedding.
 
     Args:
-        image_size: side of the latent; kept for the YAML, any size of a multiple of ``2 ** (levels - 1)`` works.
+        image_size: side of the latent; kept for the YAML, any size of a multiple of ``2 ** (levels - 1)``
+            works.
         in_channels: channels of the input.
         model_channels: channels of the first level.
         out_channels: channels of the output.
@@ -290,7 +298,9 @@ class UNetModel(nn.Module):
             zero_module(conv_nd(dims, model_channels, out_channels, 3, padding=1)),
         )
         if self.predict_codebook_ids:
-            self.id_predictor = nn.Sequential(normalization(model_channels), conv_nd(dims, model_channels, n_embed, 1))
+            self.id_predictor = nn.Sequential(
+                normalization(model_channels), conv_nd(dims, model_channels, n_embed, 1)
+            )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -298,16 +308,22 @@ class UNetModel(nn.Module):
         return self.input_blocks[0][0].weight.dtype
 
     def embed_time(self, timesteps: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-        """Time steps ``[B]`` and, for class-conditional models, labels ``[B]`` -> ``[B, 4 * model_channels]``."""
+        """Time steps ``[B]`` and, for class-conditional models, labels ``[B]`` -> ``[B, 4 *
+        model_channels]``.
+        """
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(self.dtype))
         if (y is not None) != (self.num_classes is not None):
-            raise ValueError(f"got labels y={y} for a model with num_classes={self.num_classes}; give both or neither")
+            raise ValueError(
+                f"got labels y={y} for a model with num_classes={self.num_classes}; give both or neither"
+            )
         return emb if y is None else emb + self.label_emb(y)
 
     def encode(
         self, x: torch.Tensor, emb: torch.Tensor, context: torch.Tensor | None
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Encoder and middle block: ``[B, in_channels, H, W]`` -> lowest feature map, and the skips in order."""
+        """Encoder and middle block: ``[B, in_channels, H, W]`` -> lowest feature map, and the skips in
+        order.
+        """
         h = x.to(self.dtype)
         context = _cast(context, self.dtype)
         skips = []
@@ -333,7 +349,9 @@ class UNetModel(nn.Module):
         y: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """x ``[B, in_channels, H, W]``, timesteps ``[B]``, context ``[B, M, D]`` -> ``[B, out_channels, H, W]``."""
+        """x ``[B, in_channels, H, W]``, timesteps ``[B]``, context ``[B, M, D]`` -> ``[B, out_channels, H,
+        W]``.
+        """
         emb = self.embed_time(timesteps, y)
         h, skips = self.encode(x, emb, context)
         return self.decode(h, reversed(skips), emb, context).to(x.dtype)

@@ -51,9 +51,9 @@ def make_ddim_timesteps(
 ) -> np.ndarray:
     """Ascending time steps that DDIM visits, int64 in [0, num_ddpm_timesteps).
 
-    "uniform" gives the original's steps wherever those exist: every ``num_ddpm_timesteps // num_ddim_timesteps``-th
-    one, so that 30 of 1000 become 31. Where the original would step past the end (S = 3, 9, 27, 36, 37, 101-111,
-    251-333 and 501-1000) the asked-for number of steps is spread evenly instead.
+    "uniform" gives the original's steps wherever those exist: every ``num_ddpm_timesteps //
+    num_ddim_timesteps``-th one, so that 30 of 1000 become 31. Where the original would step past the end (S =
+    3, 9, 27, 36, 37, 101-111, 251-333 and 501-1000) the asked-for number of steps is spread evenly instead.
 
     Raises:
         ValueError: the number of steps is not in [1, num_ddpm_timesteps], or the method is unknown.
@@ -85,17 +85,23 @@ def make_ddim_sampling_parameters(
         alphacums: cumulative products of 1 - beta, ``[T]``.
         eta: 0 for the deterministic sampler, 1 for DDPM's variance.
     """
-    alphacums = np.asarray(alphacums.detach().cpu() if torch.is_tensor(alphacums) else alphacums, dtype=np.float64)
+    alphacums = np.asarray(
+        alphacums.detach().cpu() if torch.is_tensor(alphacums) else alphacums, dtype=np.float64
+    )
     alphas = alphacums[ddim_timesteps]
     alphas_prev = np.concatenate([alphacums[:1], alphas[:-1]])
     sigmas = eta * np.sqrt((1 - alphas_prev) / (1 - alphas) * (1 - alphas / alphas_prev))
     if verbose:
-        logger.info("DDIM alphas %s, previous alphas %s, sigmas for eta %s: %s", alphas, alphas_prev, eta, sigmas)
+        logger.info(
+            "DDIM alphas %s, previous alphas %s, sigmas for eta %s: %s", alphas, alphas_prev, eta, sigmas
+        )
     return sigmas, alphas, alphas_prev
 
 
 def extract_into_tensor(a: torch.Tensor, t: torch.Tensor, x_shape: Sequence[int]) -> torch.Tensor:
-    """Values ``a[t]`` shaped to multiply a batch: ``[T], [B] -> [B, 1, 1, ...]`` with as many dimensions as x_shape."""
+    """Values ``a[t]`` shaped to multiply a batch: ``[T], [B] -> [B, 1, 1, ...]`` with as many dimensions as
+    x_shape.
+    """
     return a.gather(-1, t).reshape(t.shape[0], *(1,) * (len(x_shape) - 1))
 
 
@@ -128,12 +134,15 @@ def noise_like(
 
     Args:
         repeat: draw for one sample and use it for the whole batch.
-        generator: None for torch's global stream on ``device``; one generator for the batch; or one for each sample, so
-            that sample k does not depend on the size of its batch. A generator draws on its own device.
+        generator: None for torch's global stream on ``device``; one generator for the batch; or one for each
+            sample, so that sample k does not depend on the size of its batch. A generator draws on its own
+            device.
     """
     if isinstance(generator, Sequence):
         if len(generator) != shape[0]:
-            raise ValueError(f"got {len(generator)} generators for a batch of {shape[0]}; expected one for each sample")
+            raise ValueError(
+                f"got {len(generator)} generators for a batch of {shape[0]}; expected one for each sample"
+            )
         return torch.cat([noise_like((1, *shape[1:]), device, generator=each) for each in generator])
     drawn_on = device if generator is None else generator.device
     drawn_shape = (1, *shape[1:]) if repeat else tuple(shape)

@@ -30,7 +30,9 @@ class DiagonalGaussianDistribution:
         self.std = torch.zeros_like(self.mean) if deterministic else torch.exp(0.5 * self.logvar)
         self.var = torch.zeros_like(self.mean) if deterministic else torch.exp(self.logvar)
 
-    def sample(self, generator: torch.Generator | None = None, noise: torch.Tensor | None = None) -> torch.Tensor:
+    def sample(
+        self, generator: torch.Generator | None = None, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """One sample ``[B, C, H, W]``, from standard normal ``noise`` of that shape where it is given.
 
         Otherwise the noise is drawn on the CPU, as in the original, also for CUDA tensors.
@@ -50,11 +52,19 @@ class DiagonalGaussianDistribution:
         if other is None:
             terms = self.mean**2 + self.var - 1.0 - self.logvar
         else:
-            terms = (self.mean - other.mean) ** 2 / other.var + self.var / other.var - 1.0 - self.logvar + other.logvar
+            terms = (
+                (self.mean - other.mean) ** 2 / other.var
+                + self.var / other.var
+                - 1.0
+                - self.logvar
+                + other.logvar
+            )
         return 0.5 * terms.sum(dim=(1, 2, 3))
 
     def nll(self, sample: torch.Tensor, dims: Sequence[int] = (1, 2, 3)) -> torch.Tensor:
         """Negative log-likelihood of a sample, summed over ``dims``."""
         if self.deterministic:
             return torch.zeros(self.mean.shape[0]).to(self.mean)
-        return 0.5 * (math.log(2.0 * math.pi) + self.logvar + (sample - self.mean) ** 2 / self.var).sum(dim=list(dims))
+        return 0.5 * (math.log(2.0 * math.pi) + self.logvar + (sample - self.mean) ** 2 / self.var).sum(
+            dim=list(dims)
+        )

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from ldm.modules.encoders.tokenizer import clip_tokenizer
-from ldm.torchvision_ops import declare_missing_ops
 
 logger = logging.getLogger(__name__)
 
@@ -123,12 +122,14 @@ class FrozenCLIPEmbedder(AbstractEncoder):
         device: move there after building; by default the embedder follows its module.
         max_length: tokens of a prompt, with start and end.
         freeze: take no gradients, and stay in eval mode.
-        layer: which output: "last"; "pooled" (one vector, ``[B, 1, hidden_size]``); "hidden" (of ``layer_idx``).
+        layer: which output: "last"; "pooled" (one vector, ``[B, 1, hidden_size]``); "hidden" (of
+            ``layer_idx``).
         layer_idx: 0 is the input embedding, the number of layers the last one; for ``layer="hidden"``.
         text_config: fields of ``CLIPTextConfig`` that differ from ViT-L/14.
-        clip_skip: 1 for the last layer, 2 for the one before, with the final norm applied; for ``layer="last"``.
-        long_prompts: "truncate" at max_length, with a warning; or "chunk": always 3 chunks of 75 tokens, for an
-            embedding of ``[B, 231, hidden_size]`` as with the original's ``hack_everything``.
+        clip_skip: 1 for the last layer, 2 for the one before, with the final norm applied; for
+            ``layer="last"``.
+        long_prompts: "truncate" at max_length, with a warning; or "chunk": always 3 chunks of 75 tokens, for
+            an embedding of ``[B, 231, hidden_size]`` as with the original's ``hack_everything``.
     """
 
     LAYERS = ("last", "pooled", "hidden")
@@ -164,7 +165,9 @@ class FrozenCLIPEmbedder(AbstractEncoder):
             self.to(device)
 
     def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Token ids ``[B, max_length]`` -> ``[B, max_length, hidden_size]``, ``[B, 1, hidden_size]`` for "pooled"."""
+        """Token ids ``[B, max_length]`` -> ``[B, max_length, hidden_size]``, ``[B, 1, hidden_size]`` for
+        "pooled".
+        """
         needs_hidden = self.layer == "hidden" or self.clip_skip > 1
         outputs = self.transformer(input_ids=tokens, output_hidden_states=needs_hidden)
         if self.layer == "pooled":
@@ -228,7 +231,6 @@ class _CLIPText(nn.Module):
 
     def __init__(self, config: Mapping[str, Any]):
         super().__init__()
-        declare_missing_ops()
         from transformers import CLIPTextConfig, CLIPTextModel
 
         model = CLIPTextModel(CLIPTextConfig(**config))
@@ -251,7 +253,6 @@ class _OpenCLIPText(nn.Module):
 
     def __init__(self, arch: str, text_config: Mapping[str, Any]):
         super().__init__()
-        declare_missing_ops()
         import open_clip
         from open_clip.transformer import TextTransformer
 

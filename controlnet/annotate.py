@@ -1,0 +1,248 @@
+"""Segments a folder of pictures: colour maps, index maps and, if wanted, the list that training reads."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from annotator.ade20k import colorize
+from annotator.uniformer import UniformerDetector
+from annotator.util import MAX_PIXELS, resize_image
+from controlnet.pictures import read_picture
+from ldm.atomic import atomic_write
+
+SUFFIXES = frozenset(
+    (
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".webp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".jp2",
+        ".avif",
+    )
+)
+
+
+@dataclass
+class FolderReport:
+    """What became of the pictures of a folder; ``failed`` holds (file, reason) pairs."""
+
+    annotated: int = 0
+    skipped: int = 0
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture and the files that are made of it. ``resized`` is None where the picture keeps its size."""
+
+    picture: Path
+    colors: Path
+    labels: Path
+    resized: Path | None
+
+    def is_done(self) -> bool:
+        return all(path.exists() for path in (self.colors, self.labels, self.resized) if path is not None)
+
+
+def annotate_folder(
+    folder: str | Path,
+    out: str | Path,
+    detector: UniformerDetector,
+    *,
+    batch_size: int = 4,
+    resolution: int | None = None,
+    prompts: bool = False,
+    progress: bool = True,
+) -> FolderReport:
+    """Segment every picture of a folder and its subfolders.
+
+    For ``folder/a/b.jpg`` it writes ``out/colors/a/b.png`` (RGB, the palette's colours) and
+    ``out/labels/a/b.png`` (one channel, class indices). Pictures whose files are all there are skipped, and
+    every file appears whole or not at all, so that a run may be stopped and started again. Pictures of one
+    folder that differ only in their suffix keep it: ``b.jpg.png``.
+
+    Args:
+        folder: pictures are found by suffix (``SUFFIXES``); hidden files are left out.
+        out: may lie in ``folder``; its own pictures are not annotated.
+        detector: loaded here if it is not yet.
+        batch_size: pictures of one size that go through the network together.
+        resolution: resize first, the short side to this and both to multiples of 64, as ``resize_image``
+            does; the resized pictures are written to ``out/pictures``. None keeps each picture's size.
+        prompts: also write ``out/prompt.json`` over all pictures that are done, see ``prompt_of``.
+        progress: show a bar.
+
+    Returns:
+        Counts, and the pictures that could not be read or segmented.
+
+    Raises:
+        ValueError: no such folder, no picture in it, a batch size below 1, or whatever ``detector.load``
+            raises.
+    """
+    folder, out = Path(folder), Path(out)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
+    jobs = find_jobs(folder, out, resized=resolution is not None)
+    detector.load()
+    todo = [job for job in jobs if not job.is_done()]
+    report = FolderReport(skipped=len(jobs) - len(todo))
+    with tqdm(total=len(todo), unit="picture", disable=not progress) as bar:
+        for batch in _batches(todo, batch_size, resolution, report, bar):
+            _annotate(batch, detector, report)
+            bar.update(len(batch))
+    if prompts:
+        report.failed += write_prompts(out, [job for job in jobs if job.is_done()])
+    return report
+
+
+def find_jobs(folder: Path, out: Path, *, resized: bool = False) -> list[Job]:
+    """The pictures below ``folder`` in the order of their names, and where their maps go; see
+    ``annotate_folder``.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder.")
+    pictures = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in SUFFIXES
+        and not path.name.startswith(".")
+        and path.is_file()
+        and not path.resolve().is_relative_to(out.resolve())
+    ]
+    if not pictures:
+        raise ValueError(f"{folder}: no pictures; known suffixes are {', '.join(sorted(SUFFIXES))}.")
+    namesakes = Counter(path.with_suffix("") for path in pictures)
+    jobs = []
+    for path in pictures:
+        name = path.relative_to(folder)
+        name = (
+            name.with_suffix(".png")
+            if namesakes[path.with_suffix("")] == 1
+            else name.with_name(f"{name.name}.png")
+        )
+        jobs.append(
+            Job(
+                path,
+                out / "colors" / name,
+                out / "labels" / name,
+                out / "pictures" / name if resized else None,
+            )
+        )
+    return jobs
+
+
+def prompt_of(picture: Path) -> str:
+    """The prompt of a picture: the text of ``name.txt`` beside it, else the words of its name that have a
+    letter.
+
+    Raises:
+        ValueError: a text that is not UTF-8.
+    """
+    text = picture.with_suffix(".txt")
+    if text.is_file():
+        try:
+            return " ".join(text.read_text(encoding="utf-8-sig").split())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{text}: not UTF-8 ({error.reason} at byte {error.start}).") from None
+    words = picture.stem.replace("_", " ").replace("-", " ").split()
+    return " ".join(word for word in words if any(character.isalpha() for character in word))
+
+
+def write_prompts(out: Path, jobs: list[Job]) -> list[tuple[Path, str]]:
+    """Write ``out/prompt.json`` as the training script reads it: source (colour map), target (picture) and
+    prompt.
+
+    All paths are relative to ``out``. The target is the resized picture, or else the original, where it lies.
+
+    Returns:
+        The pictures without a line, because their prompt or their name is not UTF-8, each with the reason.
+    """
+    lines, failed = [], []
+    for job in jobs:
+        target = job.resized or job.picture
+        paths = {"source": job.colors, "target": target}
+        line = {name: Path(os.path.relpath(path, out)).as_posix() for name, path in paths.items()}
+        try:
+            line["prompt"] = prompt_of(job.picture)
+            lines.append(json.dumps(line, ensure_ascii=False).encode())
+        except ValueError as error:
+            failed.append((job.picture, f"has no line in prompt.json ({error})"))
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_write(out / "prompt.json") as partial:
+        partial.write_bytes(b"".join(line + b"\n" for line in lines))
+    return failed
+
+
+def _batches(
+    jobs: list[Job], batch_size: int, resolution: int | None, report: FolderReport, bar: tqdm
+) -> Iterator[list[tuple[Job, np.ndarray]]]:
+    """Read pictures and yield them in batches of one size; at most ``MAX_PIXELS`` pixels wait for their
+    batch.
+    """
+    waiting: dict[tuple[int, ...], list[tuple[Job, np.ndarray]]] = {}
+    for job in jobs:
+        try:
+            picture = read_picture(job.picture)
+            if resolution is not None:
+                picture = resize_image(picture, resolution)
+        except ValueError as error:
+            report.failed.append((job.picture, getattr(error, "reason", str(error))))
+            bar.update()
+            continue
+        batch = waiting.setdefault(picture.shape, [])
+        batch.append((job, picture))
+        if len(batch) == batch_size:
+            yield waiting.pop(picture.shape)
+        while sum(len(batch) * shape[0] * shape[1] for shape, batch in waiting.items()) > MAX_PIXELS:
+            yield waiting.pop(next(iter(waiting)))
+    yield from waiting.values()
+
+
+def _annotate(batch: list[tuple[Job, np.ndarray]], detector: UniformerDetector, report: FolderReport) -> None:
+    """Segment and write one batch; if it fails, one by one, so that a single odd picture stops no other."""
+    try:
+        results = detector.labels_of([picture for _, picture in batch])
+    except (ValueError, RuntimeError) as error:
+        if len(batch) == 1:
+            report.failed.append(
+                (batch[0][0].picture, f"cannot be segmented ({' '.join(str(error).split())})")
+            )
+        else:
+            for single in batch:
+                _annotate([single], detector, report)
+        return
+    for (job, picture), labels in zip(batch, results, strict=True):
+        if job.resized is not None:
+            _write_png(job.resized, picture)
+        _write_png(job.labels, labels)
+        _write_png(job.colors, colorize(labels, detector.palette))
+        report.annotated += 1
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write beside the target and rename. ``atomic_write`` looks through the folder first: too slow for many
+    files.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{os.getpid()}.partial")
+    try:
+        Image.fromarray(pixels).save(partial, format="PNG")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

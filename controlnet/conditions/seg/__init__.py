@@ -1,0 +1,1 @@
+"""Segmentation: a map of ADE20K classes."""

@@ -1,0 +1,84 @@
+"""How well a picture keeps to the map it was made from: the detector's map of the result against the map
+asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from annotator.ade20k import CLASSES, PALETTE, color_codes
+
+# Classes of one colour are one class to the network, which only ever sees colours.
+_SAME_COLOR = np.unique(color_codes(PALETTE), return_index=True, return_inverse=True)
+_CANONICAL = _SAME_COLOR[1][_SAME_COLOR[2]].astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class: its share of the map in [0, 1], and the intersection over union in [0, 1]."""
+
+    name: str
+    share: float
+    iou: float
+
+
+@dataclass(frozen=True, eq=False)
+class Adherence:
+    """Agreement of a picture with its map.
+
+    ``miou`` is the mean over the classes that occur in either map, ``pixel_accuracy`` the share of pixels
+    whose class is the one asked for; both in [0, 1]. ``classes`` are those of the map asked for, worst first.
+    ``found`` is what the detector saw, uint8 ``[H, W]``, and ``departs`` bool ``[H, W]`` is True where that
+    differs.
+    """
+
+    miou: float
+    pixel_accuracy: float
+    classes: tuple[ClassScore, ...]
+    found: np.ndarray
+    departs: np.ndarray
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers, ready for JSON."""
+        return {
+            "miou": round(self.miou, 4),
+            "pixel_accuracy": round(self.pixel_accuracy, 4),
+            "worst": [
+                {"class": c.name, "share": round(c.share, 4), "iou": round(c.iou, 4)}
+                for c in self.classes[:3]
+            ],
+        }
+
+
+def measure_adherence(wanted: np.ndarray, found: np.ndarray) -> Adherence:
+    """Compare two label maps of one size.
+
+    Args:
+        wanted: uint8 ``[H, W]``, the class indices asked for.
+        found: uint8 ``[H, W]``, the detector's indices of the result.
+
+    Raises:
+        ValueError: maps of different shapes.
+    """
+    if wanted.shape != found.shape:
+        raise ValueError(
+            f"The maps differ in shape: {list(wanted.shape)} asked for, {list(found.shape)} found."
+        )
+    count = len(CLASSES)
+    asked, seen = _CANONICAL[wanted].astype(np.int64), _CANONICAL[found].astype(np.int64)
+    confusion = np.bincount((asked * count + seen).ravel(), minlength=count * count).reshape(count, count)
+    hits = confusion.diagonal()
+    rows, columns = confusion.sum(axis=1), confusion.sum(axis=0)
+    union = rows + columns - hits
+    iou = np.divide(hits, union, out=np.zeros(count), where=union > 0)
+    asked_for = sorted(np.flatnonzero(rows), key=lambda index: (iou[index], -rows[index]))
+    return Adherence(
+        miou=float(iou[union > 0].mean()),
+        pixel_accuracy=float(hits.sum() / wanted.size),
+        classes=tuple(ClassScore(CLASSES[i], float(rows[i] / wanted.size), float(iou[i])) for i in asked_for),
+        found=found,
+        departs=asked != seen,
+    )

@@ -1,0 +1,46 @@
+"""How much each place of a map counts in the loss, so that a person is not drowned by the sky.
+
+A pixel of the sky and a pixel of a boat weigh the same in diffusion's loss, and there are a hundred times as
+many of
+the first: what a boat should look like is learned last. Segmentation knows the remedy as weighting by inverse
+frequency.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+MOST_COLOURS = 1024
+
+
+def area_weights(hint: torch.Tensor, power: float) -> torch.Tensor:
+    """Weights of a latent's places: a pixel has (share of the hint in its colour) ** -power; they are 1 on
+    average.
+
+    Args:
+        hint: maps of flat colours, ``[B, C, 8h, 8w]`` in [0, 1].
+        power: 0 weighs all places alike, 1 all colours of a map alike.
+
+    Returns:
+        ``[B, 1, h, w]``, float32, mean 1 for each of the B.
+
+    Raises:
+        ValueError: a hint has more than `MOST_COLOURS` colours, so it is no map.
+    """
+    levels = (hint[..., ::2, ::2] * 255).round().long()  # [B, C, 4h, 4w]: a quarter of the pixels is enough
+    codes = levels[:, 0]
+    for channel in levels.unbind(1)[1:]:
+        codes = codes * 256 + channel  # [B, 4h, 4w]: one number for each colour
+    weights = []
+    for code in codes:
+        colours, place, pixels = code.unique(return_inverse=True, return_counts=True)
+        if len(colours) > MOST_COLOURS:
+            raise ValueError(
+                f"A hint has {len(colours)} colours; area_balance is for maps of flat colours, with "
+                f"{MOST_COLOURS} at "
+                "most. Set it to 0, or hint_kind to color-map where maps are resized."
+            )
+        weights.append((pixels / code.numel()).pow(-power)[place])
+    weights = F.avg_pool2d(torch.stack(weights)[:, None], 4)  # [B, 1, h, w]
+    return weights / weights.mean(dim=(1, 2, 3), keepdim=True)

@@ -1,0 +1,38 @@
+"""Scores that several steps share."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassJaccardIndex
+
+
+class MeanIoU(MulticlassJaccardIndex):
+    """Intersection over union of all pixels of a data set, averaged over the classes that occur in its true
+    maps.
+
+    torchmetrics' own average leaves out a class only if nobody ever names it; here one wrong pixel of a class
+    that is nowhere costs what it costs its neighbours, not a share of the average.
+    """
+
+    def __init__(self, num_classes: int = 256) -> None:
+        super().__init__(num_classes=num_classes, average="none", validate_args=False)
+
+    def update(self, predicted: Tensor | np.ndarray, true: Tensor | np.ndarray) -> None:
+        """Add maps of class indices, integers of one shape."""
+        super().update(torch.as_tensor(predicted).long().flatten(), torch.as_tensor(true).long().flatten())
+
+    def compute(self) -> Tensor:
+        """The score in [0, 1], a scalar."""
+        return super().compute()[self.occurs].mean()
+
+    def per_class(self) -> dict[int, float]:
+        """The score of each class that occurs."""
+        scores = super().compute()
+        return {int(label): float(scores[label]) for label in self.occurs.nonzero()}
+
+    @property
+    def occurs(self) -> Tensor:
+        """bool ``[num_classes]``: the classes of the true maps so far."""
+        return self.confmat.sum(1) > 0

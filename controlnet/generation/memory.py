@@ -1,0 +1,144 @@
+"""Doing with less memory: networks that rest in main memory, attention in slices, decoding in tiles."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ldm.modules.attention import set_attention_slice
+
+T = TypeVar("T")
+
+
+class MemorySaver:
+    """What a run does to save memory, for as long as the ``with`` block lasts; nothing unless ``enabled``.
+
+    Args:
+        model: a ``ControlLDM``.
+        device: where the networks work.
+        enabled: attention one head at a time, and on a GPU only the networks at work are there.
+        tiled: decode one picture at a time, in tiles.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, enabled: bool, tiled: bool = False):
+        self.model, self.device, self.enabled, self.tiled = model, device, enabled, tiled
+        self.moves = enabled and device.type != "cpu"
+
+    def __enter__(self) -> MemorySaver:
+        if self.enabled:
+            set_attention_slice(self.model, 1)
+            self._rest(*self.model.children())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.enabled:
+            set_attention_slice(self.model, None)
+            self._rest(*self.model.children())
+
+    @contextmanager
+    def working(self, *networks: nn.Module) -> Iterator[None]:
+        """Have these networks on the device, and send them back afterwards."""
+        if self.moves:
+            for network in networks:
+                network.to(self.device)
+        try:
+            yield
+        finally:
+            self._rest(*networks)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents ``[N, 4, h, w]`` -> pictures ``[N, 3, H, W]`` in about [-1, 1]."""
+        if not self.tiled:
+            return self.model.decode_first_stage(latents)
+        return torch.cat([decode_tiled(self.model.decode_first_stage, latent) for latent in latents.split(1)])
+
+    def _rest(self, *networks: nn.Module) -> None:
+        if self.moves:
+            for network in networks:
+                network.to("cpu")
+
+
+def decode_tiled(
+    decode: Callable[[Tensor], Tensor], latents: Tensor, tile: int = 48, overlap: int = 12
+) -> Tensor:
+    """Decode in overlapping tiles that fade into each other.
+
+    The decoder's norms and attention see one tile instead of the picture, so that the result is close, not
+    equal.
+
+    Args:
+        decode: latents ``[N, C, h, w]`` -> pictures ``[N, 3, f*h, f*w]``.
+        latents: ``[N, C, h, w]``.
+        tile: side of a tile, in latent pixels.
+        overlap: how far neighbours reach into each other, in latent pixels.
+
+    Returns:
+        ``[N, 3, f*h, f*w]``.
+    """
+    height, width = latents.shape[-2:]
+    if max(height, width) <= tile:
+        return decode(latents)
+    total = weights = None
+    for top in _tile_starts(height, tile, overlap):
+        for left in _tile_starts(width, tile, overlap):
+            piece = decode(latents[..., top : top + tile, left : left + tile])  # [N, 3, f*tile, f*tile]
+            factor = piece.shape[-1] // min(tile, width)
+            if total is None:
+                total = piece.new_zeros((*piece.shape[:2], height * factor, width * factor))
+                weights = piece.new_zeros((1, 1, height * factor, width * factor))
+            window = _window(piece, overlap * factor)
+            rows = slice(top * factor, top * factor + piece.shape[-2])
+            columns = slice(left * factor, left * factor + piece.shape[-1])
+            total[..., rows, columns] += piece * window
+            weights[..., rows, columns] += window
+    return total / weights
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for the errors by which torch says that memory does not suffice, on GPU and CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        sign in str(error) for sign in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def attempt(work: Callable[[], T]) -> T | None:
+    """The result of ``work``, or None where it ran out of memory; then all that it held is free again."""
+    try:
+        return work()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    gc.collect()  # outside the except block, where the traceback no longer holds the tensors
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
+
+
+def smaller_sizes(num_samples: int, resolution: int) -> list[tuple[int, int]]:
+    """What to try where ``num_samples`` pictures of a short side of ``resolution`` do not fit, best first."""
+    sizes = [(num_samples // 2, resolution), (1, resolution)]
+    sizes += [(1, int(resolution * part) // 64 * 64) for part in (0.75, 0.5, 0.25)]
+    sizes = [size for size in sizes if size[0] >= 1 and size[1] >= 64 and size != (num_samples, resolution)]
+    return list(dict.fromkeys(sizes))
+
+
+def _tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Where tiles begin; the last one ends where the picture does."""
+    last = max(length - tile, 0)
+    return sorted({*range(0, last, tile - overlap), last})
+
+
+def _window(piece: Tensor, overlap: int) -> Tensor:
+    """Weights ``[H, W]`` that rise over the overlap from each border of a tile, never 0."""
+    ramps = []
+    for length in piece.shape[-2:]:
+        position = torch.arange(1, length + 1, device=piece.device, dtype=torch.float32)
+        ramps.append((torch.minimum(position, position.flip(0)) / (overlap + 1)).clamp(max=1))
+    return torch.outer(*ramps).to(piece.dtype)

@@ -1,0 +1,114 @@
+"""What a model needs to run, as float16, in parts that fit into a repository.
+
+``python -m controlnet.storybook.export outputs/tiny_control/checkpoints/last.ckpt
+models/tiny/control_tiny_seg.safetensors``
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor
+
+from ldm.weights import read_state_dict
+
+logger = logging.getLogger(__name__)
+
+
+def export(source: Path, target: Path, part_size: str = "14MB", vae: Path | None = None) -> list[Path]:
+    """Write a checkpoint's weights as float16, without the optimizer and without what the YAML gives anyway.
+
+    Noise schedules (``betas``, ``alphas_cumprod``...: keys without a dot) are left out: they are computed,
+    and float16 would spoil them.
+
+    Args:
+        source: checkpoint or weights file.
+        target: ``NAME.safetensors``; larger than ``part_size`` it becomes ``NAME-00001-of-0000N.safetensors``
+            and so on, with the usual ``NAME.safetensors.index.json``.
+        part_size: most of one file, such as "14MB".
+        vae: an autoencoder whose decoder takes the place of the one in ``source``.
+
+    Returns:
+        The files.
+
+    Raises:
+        ValueError: a target that is no .safetensors, weights that float16 cannot hold, or a ``vae`` of other
+            latents.
+    """
+    if target.suffix != ".safetensors":
+        raise ValueError(f"{target}: the exported weights are a .safetensors file.")
+    state, weights = {}, read_state_dict(source)
+    if vae is not None:
+        weights |= _decoder_of(vae, weights)
+    for name, tensor in weights.items():
+        if "." not in name:
+            continue
+        state[name] = tensor.to(torch.float16).contiguous() if tensor.is_floating_point() else tensor
+        if not torch.isfinite(state[name]).all():
+            raise ValueError(
+                f"{source}: {name} has values beyond float16 (largest {tensor.abs().max().item():g})."
+            )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent, prefix=".export-") as unfinished:
+        save_torch_state_dict(
+            state,
+            unfinished,
+            filename_pattern=f"{target.stem}{{suffix}}.safetensors",
+            max_shard_size=part_size,
+            metadata={"format": "pt"},
+        )
+        for old in target.parent.glob(f"{target.stem}*.safetensors*"):
+            old.unlink()
+        for part in Path(unfinished).iterdir():
+            part.replace(target.parent / part.name)
+    return sorted(target.parent.glob(f"{target.stem}*.safetensors*"))
+
+
+def _decoder_of(vae: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The autoencoder's weights by their names in the whole model.
+
+    Raises:
+        ValueError: it has other weights than the model's, or other values before the latents.
+    """
+    prefix = "first_stage_model."
+    state = {prefix + name: tensor for name, tensor in read_state_dict(vae).items()}
+    differing = {name for name in weights if name.startswith(prefix)} ^ set(state)
+    if not differing:
+        kept = [
+            name for name in state if not name.startswith((f"{prefix}decoder.", f"{prefix}post_quant_conv."))
+        ]
+        differing = {name for name in kept if not torch.equal(state[name], weights[name])}
+    if differing:
+        raise ValueError(
+            f"{vae} is not the model's autoencoder with another decoder: {min(differing)} differs. Train it "
+            "with "
+            "--decoder-only from the autoencoder that the model has learned with."
+        )
+    return state
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line of ``python -m controlnet.storybook.export``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m controlnet.storybook.export", description="Write weights to be shipped."
+    )
+    parser.add_argument("source", type=Path, help="checkpoint of training")
+    parser.add_argument("target", type=Path, help="NAME.safetensors to write")
+    parser.add_argument("--part-size", default="14MB", help="most of one file (default 14MB)")
+    parser.add_argument("--vae", type=Path, help="autoencoder whose decoder to take")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for path in export(options.source, options.target, options.part_size, options.vae):
+        content = path.read_bytes()
+        logger.info("%s  %s  %d bytes", hashlib.sha256(content).hexdigest(), path, len(content))
+
+
+if __name__ == "__main__":
+    main()

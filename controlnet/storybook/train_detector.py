@@ -1,0 +1,248 @@
+"""Trains the embedded detector on storybook scenes, through Lightning.
+
+``python -m controlnet.storybook.train_detector --config configs/train/tiny_detector.yaml --output
+runs/tiny_detector``
+
+Generated pictures are a little soft, noisy or off in colour. A detector that has only seen clean drawings
+would blame the generator for that, so half of the scenes are degraded in those ways. The loss looks at some
+pixels of every picture
+only: most of them anywhere, some of them as many for each class, so that the sky does not drown a person.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import CSVLogger
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from annotator.uniformer.segmentor import build_segmentor
+from controlnet.evaluate.scores import MeanIoU
+from controlnet.storybook.dataset import draw_scene
+from controlnet.training.callbacks import NonFiniteGuard, Throughput
+from controlnet.training.checkpointing import AtomicCheckpointIO, SaveLast
+from controlnet.training.data.dataset import Draw
+from controlnet.training.data.loader import make_loader
+from ldm.weights import save_state_dict
+
+logger = logging.getLogger(__name__)
+
+
+def degrade(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Make a drawn picture like a generated one: soft, drifting in colour, noisy; each only now and then.
+
+    Args:
+        picture: uint8 RGB ``[H, W, 3]``.
+        rng: decides which and how much.
+
+    Returns:
+        uint8 RGB of the same shape.
+    """
+    height, width = picture.shape[:2]
+    if rng.random() < 0.5:
+        picture = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.3, 1.6)))
+    changed = picture.astype(np.float32)
+    if rng.random() < 0.5:
+        changed = changed * rng.uniform(0.9, 1.1, 3).astype(np.float32) + float(rng.uniform(-8, 8))
+    if rng.random() < 0.3:
+        blotches = rng.normal(0, float(rng.uniform(2, 9)), (height // 8, width // 8, 3)).astype(np.float32)
+        changed += cv2.resize(blotches, (width, height), interpolation=cv2.INTER_CUBIC)
+    if rng.random() < 0.3:
+        changed += rng.standard_normal(changed.shape, np.float32) * float(rng.uniform(2, 10))
+    return np.clip(changed, 0, 255).astype(np.uint8)
+
+
+def choose_points(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Flat positions of ``count`` pixels of a map ``[H, W]``: most anywhere, an eighth evenly among its
+    classes.
+
+    More for small things would make the network draw them too large.
+    """
+    flat = labels.ravel()
+    even = count // 8
+    anywhere = rng.integers(0, flat.size, count - even)
+    pixels_of_class = np.bincount(flat, minlength=256)
+    reach = np.cumsum(1.0 / pixels_of_class[flat])
+    evenly = np.searchsorted(reach, rng.random(even) * reach[-1], side="right")
+    return np.minimum(np.concatenate([anywhere, evenly]), flat.size - 1)
+
+
+class DetectorScenes(Dataset):
+    """Scenes for the detector; see :func:`degrade` and :func:`choose_points`.
+
+    Args:
+        first_seed: seed of item 0.
+        count: number of items.
+        size: side of the pictures in pixels.
+        points: pixels that the loss looks at; None for validation: clean pictures and whole maps.
+        seed: of degrading and choosing.
+    """
+
+    def __init__(self, first_seed: int, count: int, size: int, points: int | None, seed: int = 0) -> None:
+        self.first_seed, self.count, self.size, self.points, self.seed = first_seed, count, size, points, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def describe(self, index: int) -> str:
+        return f"storybook scene of seed {self.first_seed + index}"
+
+    def __getitem__(self, key: int | Draw) -> dict[str, Any]:
+        """``picture`` uint8 RGB ``[3, H, W]``; for training ``points`` int64 ``[P]`` and their ``classes``
+        int64 ``[P]``, for validation ``labels`` uint8 ``[H, W]``."""
+        index, position = key if isinstance(key, Draw) else (key, key)
+        scene = draw_scene(self.first_seed + index, self.size)
+        if self.points is None:
+            return {"picture": _channels_first(scene.picture), "labels": scene.labels}
+        rng = np.random.default_rng((self.seed, position))
+        picture, labels = degrade(scene.picture, rng), scene.labels
+        if rng.random() < 0.5:
+            picture, labels = picture[:, ::-1], labels[:, ::-1]
+        points = choose_points(labels, self.points, rng)
+        classes = labels.ravel()[points].astype(np.int64)
+        return {"picture": _channels_first(picture), "points": points, "classes": classes, "index": index}
+
+
+def _channels_first(picture: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(picture.transpose(2, 0, 1))
+
+
+class DetectorTraining(pl.LightningModule):
+    """Cross entropy of an mmseg network at chosen pixels, AdamW with warm-up and cosine decay.
+
+    Args:
+        network: path of an mmseg config.
+        learning_rate, weight_decay: of AdamW.
+        max_steps: when the learning rate reaches 0.
+    """
+
+    def __init__(self, network: str, learning_rate: float, weight_decay: float, max_steps: int) -> None:
+        super().__init__()
+        self.segmentor = build_segmentor(network).to(memory_format=torch.channels_last)
+        self.learning_rate, self.weight_decay, self.max_steps = learning_rate, weight_decay, max_steps
+        self.mean_iou = MeanIoU()
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """uint8 RGB ``[B, 3, H, W]`` -> logits ``[B, classes, H/4, W/4]``."""
+        prepare = self.segmentor.data_preprocessor
+        x = ((picture.float() - prepare.mean) / prepare.std).contiguous(memory_format=torch.channels_last)
+        return self.segmentor.decode_head(self.segmentor.extract_feat(x))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        logits = self(batch["picture"])
+        height, width = batch["picture"].shape[2:]
+        x = (batch["points"] % width + 0.5) * (2 / width) - 1
+        y = (batch["points"] // width + 0.5) * (2 / height) - 1
+        grid = torch.stack([x, y], -1)[:, :, None].to(logits)
+        at_points = F.grid_sample(logits, grid, padding_mode="border", align_corners=False)[..., 0]
+        loss = F.cross_entropy(at_points, batch["classes"])
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        logits = self(batch["picture"])
+        logits = F.interpolate(logits, batch["labels"].shape[1:], mode="bilinear", align_corners=False)
+        self.mean_iou.update(logits.argmax(1), batch["labels"])
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("detector_miou", self.mean_iou.compute(), prog_bar=True)
+        self.mean_iou.reset()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = torch.optim.AdamW(
+            self.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
+        warm_up = max(1, min(50, self.max_steps // 10))
+
+        def factor(step: int) -> float:
+            progress = (step - warm_up) / max(1, self.max_steps - warm_up)
+            return (
+                (step + 1) / warm_up
+                if step < warm_up
+                else 0.5 + 0.5 * float(np.cos(np.pi * min(1, progress)))
+            )
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def train_detector(settings: DictConfig, output: Path, resume: str | Path | None = None) -> Path:
+    """Train, and write the network's weights as float16.
+
+    Args:
+        settings: the keys of ``configs/train/tiny_detector.yaml``.
+        output: folder for ``last.ckpt``, ``metrics.csv`` and the weights.
+        resume: a ``last.ckpt`` to go on from.
+
+    Returns:
+        the path of the weights.
+    """
+    pl.seed_everything(settings.seed, verbose=False)
+    module = DetectorTraining(
+        settings.network, settings.learning_rate, settings.weight_decay, settings.max_steps
+    )
+    scenes = DetectorScenes(
+        settings.first_seed, settings.scenes, settings.size, settings.points, settings.seed
+    )
+    held_out = DetectorScenes(settings.validation_seed, settings.validation_scenes, settings.size, None)
+    trainer = pl.Trainer(
+        max_steps=settings.max_steps,
+        precision=settings.precision,
+        logger=CSVLogger(output, name=None, version=""),
+        log_every_n_steps=10,
+        val_check_interval=settings.validate_every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        gradient_clip_val=1.0,
+        plugins=[AtomicCheckpointIO()],
+        callbacks=[NonFiniteGuard(), Throughput(), SaveLast(output / "last.ckpt", settings.save_every)],
+    )
+    trainer.fit(
+        module,
+        make_loader(scenes, settings.batch_size, seed=settings.seed, shuffle=False, workers=settings.workers),
+        DataLoader(held_out, batch_size=4),
+        ckpt_path=resume,
+        weights_only=True,
+    )
+    weights = output / Path(settings.network).with_suffix(".safetensors").name
+    state = module.segmentor.state_dict()
+    save_state_dict({name: t.half() if t.is_floating_point() else t for name, t in state.items()}, weights)
+    logger.info("The detector's weights: %s", weights)
+    return weights
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line of ``python -m controlnet.storybook.train_detector``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m controlnet.storybook.train_detector", description="Train a small detector."
+    )
+    parser.add_argument("--config", type=Path, default=Path("configs/train/tiny_detector.yaml"))
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs/tiny_detector"), help="folder to write to"
+    )
+    parser.add_argument("--resume", type=Path, help="a last.ckpt to go on from")
+    parser.add_argument("settings", nargs="*", help="changed settings, such as max_steps=100 batch_size=8")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    base = OmegaConf.load(options.config)
+    changes = OmegaConf.from_dotlist(options.settings)
+    unknown = sorted(set(changes) - set(base))
+    if unknown:
+        parser.error(f"no such setting: {', '.join(unknown)}; there are {', '.join(base)}")
+    train_detector(OmegaConf.merge(base, changes), options.output, options.resume)
+
+
+if __name__ == "__main__":
+    main()

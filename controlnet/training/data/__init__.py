@@ -1,0 +1,3 @@
+"""Data sets of pictures, hints and prompts: reading, checking, buckets, and loading that resumes where it
+stopped.
+"""

@@ -1,1 +1,0 @@
-"""Data sets of pictures, hints and prompts: reading, checking, buckets, and loading that resumes where it stopped."""
