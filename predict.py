@@ -1,5 +1,4 @@
-"""The Cog predictor: the inputs, types, ranges and defaults of the public controlnet-seg model, and three
-more.
+"""The Cog predictor: the inputs, types, ranges and defaults of the public controlnet models, and three more.
 
 cog predict -i image=@photo.jpg -i prompt="a house"
 
@@ -22,23 +21,42 @@ from typing import Any, Optional
 from cog import BasePredictor, Input, Path
 from cog.input import FieldInfo
 
-from controlnet.conditions.seg.validator import validate_map
+from controlnet.conditions import all_conditions, find_condition
 from controlnet.generation.generator import Generator
 from controlnet.generation.models import add_model_arguments, generator_from_options
 from controlnet.generation.png import save_png
 from controlnet.generation.request import Request, RequestError
 from controlnet.pictures import read_picture
 
+TYPES = {"mlsd": "hough"}
+"""Types of the public predictor that have another name here."""
+
+
+def option_input(condition: str, name: str, **changes: Any) -> FieldInfo:
+    """The input for an option of a condition."""
+    (option,) = (option for option in find_condition(condition).options if option.name == name)
+    declared = {"default": option.default, "ge": option.low, "le": option.high, **changes}
+    if option.is_whole:
+        declared = {key: int(value) for key, value in declared.items()}
+    return Input(description=f"{option.label}; only for {condition}", **declared)
+
 
 class Predictor(BasePredictor):
-    """Serves SD 1.5 if its weights are there, else the embedded model."""
+    """Serves SD 1.5 if its weights are there, else the embedded model.
+
+    ``CONTROLNET_TYPE`` chooses what steers it: canny, depth, hed, normal, mlsd, scribble, seg (the default),
+    openpose.
+    """
 
     generator: Generator
+    condition: str = "seg"
 
     def setup(self) -> None:
         """Load the model once; predictions then take only their own time."""
         parser = argparse.ArgumentParser(prog="CONTROLNET_OPTIONS", exit_on_error=False)
         add_model_arguments(parser)
+        wanted = os.environ.get("CONTROLNET_TYPE", self.condition)
+        self.condition = find_condition(TYPES.get(wanted, wanted)).name
         self.generator = generator_from_options(
             parser.parse_args(shlex.split(os.environ.get("CONTROLNET_OPTIONS", "")))
         )
@@ -67,26 +85,34 @@ class Predictor(BasePredictor):
             "cropped, worst quality, low quality",
         ),
         detect_resolution: int = Input(
-            description="Resolution at which the segmentation is detected", default=512, ge=128, le=1024
+            description="Resolution for detection; not for canny and scribble", default=512, ge=128, le=1024
         ),
+        low_threshold: int = option_input("canny", "low_threshold"),
+        high_threshold: int = option_input("canny", "high_threshold"),
+        bg_threshold: float = option_input("normal", "bg_threshold", default=0.0),
+        value_threshold: float = option_input("hough", "value_threshold"),
+        distance_threshold: float = option_input("hough", "distance_threshold"),
         strength: float = Input(description="Control Strength", default=1.0, ge=0.0, le=2.0),
         guess_mode: bool = Input(description="Guess Mode", default=False),
-        map: Optional[Path] = Input(
-            description="Segmentation map in ADE20K colours or indices, instead of detecting one",
-            default=None,
+        hint: Optional[Path] = Input(
+            description="Map, edges, depth … as a picture, instead of detecting it", default=None
         ),
     ) -> list[Path]:
-        """The map in colours first, then the pictures, each a PNG that carries its request."""
+        """The hint first, then the pictures, each a PNG that carries its request."""
         given = dict(locals())
         values = {name: checked_input(name, field, given[name]) for name, field in DECLARED.items()}
         picture = read_picture(local_file(values.pop("image")))
-        brought = values.pop("map")
-        labels = None if brought is None else validate_map(local_file(brought)).labels
+        brought = values.pop("hint")
+        condition = self.generator.condition(self.condition)
+        hint = None if brought is None else condition.read(local_file(brought)).hint
+        every = {option.name: values.pop(option.name, None) for option in OPTIONS}
+        options = {option.name: every[option.name] for option in condition.options if option.original}
         seed = -1 if values["seed"] is None else values["seed"]
         counts = {name: int(values[name]) for name in ("num_samples", "image_resolution")}
-        result = self.generator.generate(Request(picture, map=labels, **{**values, **counts, "seed": seed}))
+        settings = {**values, **counts, "seed": seed, "condition": condition.name, "options": options}
+        result = self.generator.generate(Request(picture, hint=hint, **settings))
         return self._save(
-            [(result.map, None), *((p, result.metadata(k)) for k, p in enumerate(result.pictures))]
+            [(result.shown, None), *((p, result.metadata(k)) for k, p in enumerate(result.pictures))]
         )
 
     def _save(self, pictures: list[tuple[Any, str | None]]) -> list[Path]:
@@ -98,6 +124,8 @@ class Predictor(BasePredictor):
             save_png(path, picture, metadata)
         return [Path(path) for path in paths]
 
+
+OPTIONS = [option for known in all_conditions().values() for option in known.options]
 
 # Read before Cog's worker puts plain defaults in the place of the declarations.
 DECLARED: dict[str, FieldInfo] = {

@@ -44,6 +44,23 @@ def HWC3(picture: np.ndarray) -> np.ndarray:
     return over_white.clip(0, 255).astype(np.uint8)
 
 
+def resized_shape(height: int, width: int, resolution: int) -> tuple[int, int]:
+    """Height and width that `resize_image` gives a picture, without touching one. Errors as there."""
+    if min(height, width) < 1:
+        raise ValueError(f"The picture is empty: {width}x{height} pixels.")
+    scale = float(resolution) / min(height, width)
+    new_height, new_width = (int(np.round(side * scale / 64.0)) * 64 for side in (height, width))
+    if min(new_height, new_width) < 64:
+        raise ValueError(f"A resolution of {resolution} rounds to 0 in multiples of 64: ask for 64 or more.")
+    if new_height * new_width > MAX_PIXELS:
+        raise ValueError(
+            f"A picture of {width}x{height} at resolution {resolution} would become "
+            f"{new_width}x{new_height}, "
+            f"more than {MAX_PIXELS // 1_000_000} megapixels: crop it, or ask for a smaller resolution."
+        )
+    return new_height, new_width
+
+
 def resize_image(picture: np.ndarray, resolution: int) -> np.ndarray:
     """Resize so that the short side is about ``resolution`` and both sides are multiples of 64.
 
@@ -60,18 +77,7 @@ def resize_image(picture: np.ndarray, resolution: int) -> np.ndarray:
     Raises:
         ValueError: a side would round to 0, or the result would exceed 32 megapixels.
     """
-    height, width = picture.shape[:2]
-    if min(height, width) < 1:
-        raise ValueError(f"The picture is empty: {width}x{height} pixels.")
-    scale = float(resolution) / min(height, width)
-    new_height, new_width = (int(np.round(side * scale / 64.0)) * 64 for side in (height, width))
-    if min(new_height, new_width) < 64:
-        raise ValueError(f"A resolution of {resolution} rounds to 0 in multiples of 64: ask for 64 or more.")
-    if new_height * new_width > MAX_PIXELS:
-        raise ValueError(
-            f"A picture of {width}x{height} at resolution {resolution} would become "
-            f"{new_width}x{new_height}, "
-            f"more than {MAX_PIXELS // 1_000_000} megapixels: crop it, or ask for a smaller resolution."
-        )
-    interpolation = cv2.INTER_LANCZOS4 if scale > 1 else cv2.INTER_AREA
-    return cv2.resize(picture, (new_width, new_height), interpolation=interpolation)
+    height, width = resized_shape(*picture.shape[:2], resolution)
+    grows = float(resolution) / min(picture.shape[:2]) > 1
+    interpolation = cv2.INTER_LANCZOS4 if grows else cv2.INTER_AREA
+    return cv2.resize(picture, (width, height), interpolation=interpolation)

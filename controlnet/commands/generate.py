@@ -5,7 +5,7 @@ python tool_generate.py photos results --prompt "winter" --devices 4
 python tool_generate.py requests.jsonl results
 python tool_generate.py results/photo.png again --from-image
 
-A line of requests.jsonl is {"image": "a.jpg", "prompt": "a house", "seed": 3}, or with "map" instead of
+A line of requests.jsonl is {"image": "a.jpg", "prompt": "a house", "seed": 3}, or with "hint" instead of
 "image".
 """
 
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from controlnet.conditions import DEFAULT, all_conditions, find_condition
 from controlnet.generation.jobs import (
     MANIFEST,
     GenerateJobs,
@@ -26,8 +27,8 @@ from controlnet.generation.jobs import (
     pl,
     run_jobs,
 )
-from controlnet.generation.models import ModelError, ModelFiles, add_model_arguments, find_device, find_model
-from controlnet.generation.request import Request, RequestError, setting_names
+from controlnet.generation.models import ModelError, add_model_arguments, find_device, find_model
+from controlnet.generation.request import RequestError, setting_names, setting_type
 from ldm.weights import WeightsError
 
 
@@ -43,9 +44,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--from-image", action="store_true", help="repeat the requests that the pictures carry"
     )
     parser.add_argument("--no-measure", action="store_true", help="do not run the detector on the results")
-    add_setting_arguments(
-        parser.add_argument_group("settings", "of every request that does not say otherwise")
-    )
+    add_setting_arguments(parser)
     add_model_arguments(parser)
     parser.add_argument("--devices", type=int, default=1, help="processes on this machine, one GPU each")
     parser.add_argument(
@@ -54,21 +53,52 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def add_setting_arguments(group: argparse._ArgumentGroup) -> None:
-    """An option for every setting of a request; only those that are given count."""
+def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
+    """An option for every setting of a request and of its condition; only those that are given count."""
+    group = parser.add_argument_group("settings", "of every request that does not say otherwise")
     for name in setting_names():
-        option, default = "--" + name.replace("_", "-"), getattr(Request, name, None)
-        if isinstance(default, bool):
-            group.add_argument(option, dest=name, action="store_true", default=None)
-        else:
-            group.add_argument(option, dest=name, type=type(default) if default is not None else str)
+        flag, kind = option_flag(name), setting_type(name)
+        if kind is bool:
+            group.add_argument(flag, dest=name, action="store_true", default=None)
+        elif kind is not dict:
+            choices = sorted(all_conditions()) if name == "condition" else None
+            group.add_argument(flag, dest=name, type=kind, choices=choices)
+    for condition in all_conditions().values():
+        if not condition.options:
+            continue
+        group = parser.add_argument_group(f"options of --condition {condition.name}")
+        for option in condition.options:
+            what = f"{option.label}, {option.low:g} to {option.high:g} (default: {option.default:g})"
+            group.add_argument(option_flag(option.name), dest=option.name, type=float, help=what)
 
 
-def jobs_of(options: argparse.Namespace, files: ModelFiles) -> list[Job]:
-    """The jobs that the command line asks for; resolutions and guidance default to the model's own."""
-    given = {name: getattr(options, name) for name in setting_names() if getattr(options, name) is not None}
-    sizes = {"image_resolution": files.resolution, "detect_resolution": files.resolution}
-    settings: dict[str, Any] = {**sizes, "scale": files.guidance, **given}
+def option_flag(name: str) -> str:
+    """``value_threshold`` -> ``--value-threshold``."""
+    return "--" + name.replace("_", "-")
+
+
+def condition_options(options: argparse.Namespace, condition: str) -> dict[str, float]:
+    """The options of a condition that the command line gives.
+
+    Raises:
+        RequestError: options of another condition were given.
+    """
+    own = {option.name for option in find_condition(condition).options}
+    every = {option.name for known in all_conditions().values() for option in known.options}
+    given = {name: value for name in every if (value := getattr(options, name, None)) is not None}
+    if foreign := sorted(set(given) - own):
+        raise RequestError(f"--condition {condition} has no {', '.join(map(option_flag, foreign))}.")
+    return {name: int(value) if value.is_integer() else value for name, value in given.items()}
+
+
+def jobs_of(options: argparse.Namespace) -> list[Job]:
+    """The jobs that the command line asks for."""
+    names = [name for name in setting_names() if setting_type(name) is not dict]
+    settings: dict[str, Any] = {
+        name: getattr(options, name) for name in names if getattr(options, name) is not None
+    }
+    if given := condition_options(options, options.condition or DEFAULT):
+        settings["options"] = given
     if options.source.suffix.lower() in (".jsonl", ".json"):
         return jobs_of_lines(options.source, settings)
     if "prompt" not in settings and not options.from_image:
@@ -83,7 +113,7 @@ def main(arguments: Sequence[str] | None = None, save_memory: bool = False) -> i
     options = parse_arguments(arguments)
     try:
         files = find_model(options.model, options.weights, options.detector_weights, options.detector_config)
-        jobs = jobs_of(options, files)
+        jobs = jobs_of(options)
         load_options = {"precision": options.precision, "save_memory": options.save_memory or save_memory}
         task = GenerateJobs(jobs, options.out, files, load_options, measure=not options.no_measure)
         trainer = pl.Trainer(

@@ -1,34 +1,31 @@
-"""Request -> pictures: the one function under every front end (the original's
-``gradio_seg2image.process``).
-"""
+"""Request -> pictures: the one function under every front end (``process`` in the original's apps)."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from annotator.ade20k import colorize
-from annotator.util import resize_image
+from annotator.util import resize_image, resized_shape
 from cldm.cldm import ControlLDM
 from cldm.ddim_hacked import DDIMSampler
-from controlnet.conditions.seg.adherence import Adherence, measure_adherence
+from controlnet.conditions import DEFAULT, Condition, Hint, Score, find_condition
 from controlnet.generation.memory import MemorySaver, attempt, smaller_sizes
+from controlnet.generation.packing import pack_hint
 from controlnet.generation.png import metadata_text
-from controlnet.generation.request import Request, RequestError
+from controlnet.generation.request import Request, RequestError, default_detect_resolution
+from controlnet.generation.sampling import control_scales, guided_conditions, sample_latents, to_uint8
 
 logger = logging.getLogger(__name__)
 
-GUESS_MODE_DECAY = 0.825
 PREVIEW_SIDE = 16  # latent pixels: a preview costs at most (16 / 64)² of decoding a 512x512 picture
 
 
@@ -38,14 +35,6 @@ class GenerationError(RuntimeError):
 
 class Cancelled(Exception):
     """The run was stopped because ``should_stop`` said so."""
-
-
-class Detector(Protocol):
-    """``annotator.uniformer.UniformerDetector``, or anything with its ``labels``."""
-
-    def labels(self, picture: np.ndarray) -> np.ndarray:
-        """uint8 RGB ``[H, W, 3]`` -> uint8 class indices ``[H, W]``."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,62 +50,93 @@ class Step:
 class Result:
     """What came of a request.
 
-    ``request`` has a definite seed. ``pictures`` are uint8 RGB ``[H, W, 3]``, ``labels`` the map at their
-    size, uint8 ``[H, W]``. ``adherence`` has one entry a picture, or none if it was not measured.
+    ``request`` has a definite seed, sizes and guidance. ``pictures`` are uint8 RGB ``[H, W, 3]``. ``hint`` is
+    at their size, ``control_picture`` what the network saw of it and ``shown`` what a person sees of it, both
+    uint8 RGB ``[H, W, 3]``. ``scores`` has one entry a picture, or none where nothing was measured.
+    ``remarks`` are sentences for the person, such as that nothing was found.
     """
 
     request: Request
     pictures: tuple[np.ndarray, ...]
-    labels: np.ndarray
-    adherence: tuple[Adherence, ...] = ()
+    hint: Hint
+    control_picture: np.ndarray
+    shown: np.ndarray
+    scores: tuple[Score, ...] = ()
+    remarks: tuple[str, ...] = ()
     seconds: float = 0.0
     model: str = ""
-
-    @cached_property
-    def map(self) -> np.ndarray:
-        """The map in colours, uint8 RGB ``[H, W, 3]``."""
-        return colorize(self.labels)
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """The seed of each picture."""
         return self.request.seeds
 
+    @cached_property
+    def packed_hint(self) -> dict[str, Any]:
+        """The hint as a small JSON object."""
+        return pack_hint(self.hint)
+
     def metadata(self, index: int) -> str:
         """The text that picture ``index`` carries when it is saved."""
-        return metadata_text(self.request, self.labels, index, self.model)
+        return metadata_text(self.request, self.packed_hint, index, self.model)
 
 
 @dataclass
 class Generator:
-    """A model and a detector, and one job at a time on them.
+    """A model and the conditions that steer it, and one job at a time on them.
 
     Args:
         model: a ``ControlLDM`` in eval mode, on its device.
-        detector: turns pictures into class indices; used for maps and for measuring adherence.
+        detectors: by condition, used instead of the conditions' own, which are made when they are first
+            needed.
         name: of the model, as it is written into saved pictures.
         resolution: the short side the model was trained at.
         save_memory: compute attention in slices, and keep only the networks at work on the device.
         device: where the networks work; the model's own by default.
-        guidance: the scale that a page offers first.
+        guidance: the scale of requests that name none.
     """
 
     model: ControlLDM
-    detector: Detector
+    detectors: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
     resolution: int = 512
     save_memory: bool = False
     device: torch.device | None = None
     guidance: float = 9.0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _conditions: dict[str, Condition] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         self.device = torch.device(self.device or self.model.device)
 
-    def detect(self, picture: np.ndarray, detect_resolution: int = 512) -> np.ndarray:
-        """uint8 RGB ``[H, W, 3]`` -> class indices, uint8, at the size the detector saw."""
+    def condition(self, name: str = DEFAULT) -> Condition:
+        """The condition with its detector, the same one at every call.
+
+        Raises:
+            ConditionError: there is none of that name.
+        """
+        if name not in self._conditions:
+            self._conditions[name] = find_condition(name)(self.detectors.get(name), self.device)
+        return self._conditions[name]
+
+    def detect(
+        self,
+        picture: np.ndarray,
+        detect_resolution: int | None = None,
+        condition: str = DEFAULT,
+        options: Mapping[str, float] | None = None,
+    ) -> Hint:
+        """The hint of a picture, uint8 RGB ``[H, W, 3]``, at the size that the detector saw."""
+        used = self.condition(condition)
+        resolution = detect_resolution or default_detect_resolution(used, self.resolution)
         with self._lock:
-            return self._detect(picture, detect_resolution)
+            return used.detect(resized(picture, resolution), **used.checked_options(options or {}))
+
+    def hint(self, request: Request) -> Hint:
+        """The hint that a request asks for, at the size of its pictures."""
+        request = request.for_model(self.resolution, self.guidance)
+        with self._lock:
+            return self._hint(request)
 
     def generate(
         self,
@@ -131,7 +151,7 @@ class Generator:
 
         Args:
             request: what to make.
-            measure: run the detector on each result and report the adherence.
+            measure: run the detector on each result and report how well it keeps to the hint.
             on_step: called after every sampling step, on the calling thread.
             should_stop: asked after every step; True ends the run.
 
@@ -139,42 +159,60 @@ class Generator:
             Cancelled: ``should_stop`` said so.
             GenerationError: latents that are not finite, or a size that memory does not hold.
         """
-        request = request.with_seed()
+        request = request.with_seed().for_model(self.resolution, self.guidance)
+        condition = self.condition(request.condition)
         with self._lock:
             started = time.perf_counter()
-            labels = self._labels(request)
-            pictures = self._draw(request, labels, _Watcher(on_step, should_stop))
-            adherence = (
-                tuple(self._adherence(request, labels, picture) for picture in pictures) if measure else ()
+            hint = self._hint(request)
+            control = condition.control(hint)
+            pictures = self._draw(
+                request, control, _Watcher(on_step, should_stop, self.model.control_model.dtype)
             )
+            scores = [self._score(request, hint, picture) for picture in pictures] if measure else []
             seconds = time.perf_counter() - started
-        return Result(request, tuple(pictures), labels, adherence, seconds, self.name)
+        return Result(
+            request,
+            tuple(pictures),
+            hint,
+            control,
+            condition.show(hint),
+            tuple(score for score in scores if score is not None),
+            tuple(condition.remarks(hint, request.input_image)),
+            seconds,
+            self.name,
+        )
 
-    def _detect(self, picture: np.ndarray, resolution: int) -> np.ndarray:
-        return self.detector.labels(resized(picture, resolution))
+    def _hint(self, request: Request) -> Hint:
+        condition = self.condition(request.condition)
+        if request.hint is not None:
+            width, height = result_size(request)
+            return condition.fit(request.hint, height, width)
+        try:
+            return condition.hint(
+                request.input_image, request.image_resolution, request.detect_resolution, **request.options
+            )
+        except ValueError as error:
+            raise RequestError(str(error)) from error
 
-    def _labels(self, request: Request) -> np.ndarray:
-        """The map at the size of the result, uint8 ``[H, W]``."""
-        labels = request.map
-        if labels is None:
-            labels = self._detect(request.input_image, request.detect_resolution)
-        return fit_map(labels, request)
+    def _score(self, request: Request, hint: Hint, picture: np.ndarray) -> Score | None:
+        condition = self.condition(request.condition)
+        if not condition.is_measured:
+            return None
+        if condition.detect_resolution is not None:
+            picture = resized(picture, request.detect_resolution)
+        found = condition.detect(picture, **request.options)
+        return condition.score(hint, condition.fit(found, *hint.shape[:2]))
 
-    def _adherence(self, request: Request, labels: np.ndarray, picture: np.ndarray) -> Adherence:
-        found = self._detect(picture, request.detect_resolution)
-        height, width = labels.shape
-        return measure_adherence(labels, cv2.resize(found, (width, height), interpolation=cv2.INTER_NEAREST))
-
-    def _draw(self, request: Request, labels: np.ndarray, watcher: _Watcher) -> np.ndarray:
+    def _draw(self, request: Request, control: np.ndarray, watcher: _Watcher) -> np.ndarray:
         """Sample and decode: uint8 RGB ``[N, H, W, 3]``. Out of memory, once more with all that saves
         some.
         """
-        pictures = attempt(lambda: self._sample(request, labels, watcher, self.save_memory))
+        pictures = attempt(lambda: self._sample(request, control, watcher, self.save_memory))
         if pictures is None:
             logger.warning("Out of memory; trying once more with sliced attention and a tiled decoder.")
-            pictures = attempt(lambda: self._sample(request, labels, watcher, True, tiled=True))
+            pictures = attempt(lambda: self._sample(request, control, watcher, True, tiled=True))
         if pictures is None:
-            height, width = labels.shape
+            height, width = control.shape[:2]
             what = f"{request.num_samples} x {width}x{height} pixels do not fit into memory"
             raise GenerationError(f"{what}; {self._what_fits(request)}.")
         return pictures
@@ -186,8 +224,8 @@ class Generator:
                 request, num_samples=num_samples, image_resolution=resolution, ddim_steps=1, eta=0.0
             )
             width, height = result_size(trial)
-            labels = np.zeros((height, width), np.uint8)
-            if attempt(lambda t=trial, m=labels: self._sample(t, m, None, True, tiled=True)) is not None:
+            control = np.zeros((height, width, 3), np.uint8)
+            if attempt(lambda t=trial, c=control: self._sample(t, c, None, True, tiled=True)) is not None:
                 return f"num_samples {num_samples} at image_resolution {resolution} would fit"
         return "nor do smaller sizes: free some memory first"
 
@@ -195,49 +233,40 @@ class Generator:
     def _sample(
         self,
         request: Request,
-        labels: np.ndarray,
+        control: np.ndarray,
         watcher: _Watcher | None,
         save_memory: bool,
         tiled: bool = False,
     ) -> np.ndarray:
         model, count = self.model, request.num_samples
-        height, width = labels.shape
         with MemorySaver(model, self.device, save_memory, tiled) as saver:
             with saver.working(model.cond_stage_model):
-                cond, uncond = self._conditions(request, labels)
+                cond, uncond = guided_conditions(
+                    model,
+                    control,
+                    [f"{request.prompt}, {request.a_prompt}"] * count,
+                    [request.n_prompt] * count,
+                    control_scales(request.strength, len(model.control_scales), request.guess_mode),
+                    request.guess_mode,
+                )
             with saver.working(model.control_model, model.model):
-                sampler = DDIMSampler(model)
-                latents, _ = sampler.sample(
-                    request.ddim_steps,
-                    count,
-                    (4, height // 8, width // 8),
+                latents = sample_latents(
+                    model,
                     cond,
-                    verbose=False,
+                    uncond,
+                    steps=request.ddim_steps,
+                    scale=request.scale,
                     eta=request.eta,
-                    unconditional_guidance_scale=request.scale,
-                    unconditional_conditioning=uncond,
                     generator=noise_generators(request, self.device),
-                    img_callback=watcher and watcher.bound_to(sampler, saver),
+                    on_step=watcher and (lambda sampler: watcher.bound_to(sampler, saver)),
                 )
             with saver.working(model.first_stage_model):
                 pictures = saver.decode(latents)  # [N, 3, H, W]
         if not torch.isfinite(pictures).all():
-            raise GenerationError("The decoder produced values that are not finite: try --precision fp32.")
+            raise GenerationError(
+                f"The decoder produced values that are not finite: {_cure(model.control_model.dtype)}."
+            )
         return to_uint8(pictures)
-
-    def _conditions(self, request: Request, labels: np.ndarray) -> tuple[dict, dict]:
-        """Both halves of the guidance: text ``[N, 77, D]``, control ``[N, 3, H, W]`` in [0, 1], and its
-        factors.
-        """
-        model, count = self.model, request.num_samples
-        text = model.get_learned_conditioning([f"{request.prompt}, {request.a_prompt}"] * count)
-        negative = model.get_learned_conditioning([request.n_prompt] * count)
-        colors = torch.from_numpy(colorize(labels)).to(self.device)  # [H, W, 3]
-        control = (colors.permute(2, 0, 1).float() / 255.0).to(text.dtype).repeat(count, 1, 1, 1)
-        scales = control_scales(request, len(model.control_scales))
-        cond = {"c_concat": [control], "c_crossattn": [text], "control_scales": scales}
-        uncond_control = None if request.guess_mode else [control]
-        return cond, {"c_concat": uncond_control, "c_crossattn": [negative], "control_scales": scales}
 
 
 class _Watcher:
@@ -245,8 +274,13 @@ class _Watcher:
     stop.
     """
 
-    def __init__(self, on_step: Callable[[Step], None] | None, should_stop: Callable[[], bool] | None):
-        self.on_step, self.should_stop = on_step, should_stop
+    def __init__(
+        self,
+        on_step: Callable[[Step], None] | None,
+        should_stop: Callable[[], bool] | None,
+        dtype: torch.dtype,
+    ):
+        self.on_step, self.should_stop, self.dtype = on_step, should_stop, dtype
 
     def bound_to(self, sampler: DDIMSampler, saver: MemorySaver) -> Callable[[Tensor, int], None]:
         """The ``img_callback`` of ``sampler``, with previews decoded by the way of ``saver``."""
@@ -255,8 +289,7 @@ class _Watcher:
             steps = len(sampler.ddim_timesteps)  # 30 steps asked for are 31
             if not torch.isfinite(pred_x0).all():
                 raise GenerationError(
-                    f"The latents of step {index + 1} of {steps} are not finite: "
-                    "try --precision fp32, or a smaller guidance scale."
+                    f"The latents of step {index + 1} of {steps} are not finite: {_cure(self.dtype)}."
                 )
             if self.on_step is not None:
                 self.on_step(Step(index, steps, lambda: preview(saver, pred_x0)))
@@ -266,18 +299,30 @@ class _Watcher:
         return after_step
 
 
-def result_size(request: Request) -> tuple[int, int]:
-    """Width and height of the pictures that a request gives, both multiples of 64.
+def _cure(dtype: torch.dtype) -> str:
+    """What helps against values that are not finite."""
+    if dtype == torch.float32:
+        return (
+            "the model's weights are at fault, for this was computed in fp32; or try a smaller guidance scale"
+        )
+    return "try --precision fp32, or a smaller guidance scale"
 
-    A map without a picture keeps its own size where that is one the resolution allows, since rounding the
+
+def result_size(request: Request) -> tuple[int, int]:
+    """Width and height of the pictures that a request with definite sizes gives, both multiples of 64.
+
+    A hint without a picture keeps its own size where that is one the resolution allows, since rounding the
     sides of a rounded size could end elsewhere.
     """
-    source = request.input_image if request.input_image is not None else request.map
+    source = request.input_image if request.input_image is not None else request.hint
     height, width = source.shape[:2]
     short = round(request.image_resolution / 64) * 64
     if request.input_image is None and min(height, width) == short and height % 64 == 0 and width % 64 == 0:
         return width, height
-    height, width = resized(source, request.image_resolution).shape[:2]
+    try:
+        height, width = resized_shape(height, width, request.image_resolution)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
     return width, height
 
 
@@ -289,18 +334,6 @@ def resized(picture: np.ndarray, resolution: int) -> np.ndarray:
         return resize_image(picture, resolution)
     except ValueError as error:
         raise RequestError(str(error)) from error
-
-
-def fit_map(labels: np.ndarray, request: Request) -> np.ndarray:
-    """Class indices uint8 ``[h, w]`` at the size of the request's pictures, by nearest neighbours."""
-    return cv2.resize(labels, result_size(request), interpolation=cv2.INTER_NEAREST)
-
-
-def control_scales(request: Request, count: int) -> list[float]:
-    """The factor of each control output, first block first; guess mode trusts the last ones most."""
-    if not request.guess_mode:
-        return [request.strength] * count
-    return [request.strength * GUESS_MODE_DECAY ** (count - 1 - i) for i in range(count)]
 
 
 def noise_generators(request: Request, device: torch.device) -> torch.Generator | list[torch.Generator]:
@@ -323,9 +356,3 @@ def preview(saver: MemorySaver, latents: Tensor) -> np.ndarray:
         latents = torch.nn.functional.interpolate(latents, scale_factor=scale, mode="area")
     with saver.working(saver.model.first_stage_model):
         return to_uint8(saver.model.decode_first_stage(latents))
-
-
-def to_uint8(pictures: Tensor) -> np.ndarray:
-    """``[N, 3, H, W]`` in [-1, 1] -> uint8 RGB ``[N, H, W, 3]``, by truncation like the original."""
-    values = pictures.float().permute(0, 2, 3, 1) * 127.5 + 127.5
-    return values.clamp(0, 255).to(torch.uint8).cpu().numpy()

@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from controlnet.conditions.seg.validator import validate_map
+from controlnet.conditions import DEFAULT, find_condition
 from controlnet.generation.generator import GenerationError, Generator, Result
 from controlnet.generation.models import ModelFiles, load_generator
 from controlnet.generation.png import read_request, save_png
@@ -52,14 +52,14 @@ class Job:
     """One request on disk.
 
     ``name`` is the results' path below the output folder, without suffix. ``repeats`` is a PNG of ours that
-    carries its request; else ``image`` or ``map`` and ``settings`` make it. ``problem`` is what is wrong with
-    the job itself.
+    carries its request; else ``image`` or ``hint`` and ``settings`` make it. ``problem`` is what is wrong
+    with the job itself.
     """
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     image: Path | None = None
-    map: Path | None = None
+    hint: Path | None = None
     repeats: Path | None = None
     problem: str = ""
 
@@ -70,14 +70,16 @@ class Job:
         if self.repeats is not None:
             return read_request(self.repeats)
         picture = None if self.image is None else read_picture(self.image)
-        labels = None if self.map is None else validate_map(self.map).labels
-        return request_from_settings(self.settings, picture, labels)
+        hint = None
+        if self.hint is not None:
+            hint = find_condition(self.settings.get("condition", DEFAULT))().read(self.hint).hint
+        return request_from_settings(self.settings, picture, hint)
 
     def asked(self) -> dict[str, Any]:
         """What the job depends on, ready for JSON: a finished job whose entry says the same is not done
         again.
         """
-        files = {"image": self.image, "map": self.map, "repeats": self.repeats}
+        files = {"image": self.image, "hint": self.hint, "repeats": self.repeats}
         hashes = {kind: _hash_of(path) for kind, path in files.items() if path is not None}
         return {**self.settings, **hashes}
 
@@ -115,7 +117,7 @@ def jobs_of_pictures(source: Path, settings: dict[str, Any], repeat: bool = Fals
 def jobs_of_lines(path: Path, settings: dict[str, Any]) -> list[Job]:
     """One job for every line of a JSON-lines file.
 
-    A line is an object with ``image`` or ``map`` (paths, relative to the file), perhaps ``name``, and
+    A line is an object with ``image`` or ``hint`` (paths, relative to the file), perhaps ``name``, and
     settings, which go before those given here. A line that is no such object becomes a job with a problem.
     """
     jobs = []
@@ -128,8 +130,10 @@ def jobs_of_lines(path: Path, settings: dict[str, Any]) -> list[Job]:
             if not isinstance(content, dict):
                 raise ValueError("it is no JSON object")
             name = _checked_name(content.pop("name", name))
-            files = {kind: path.parent / content.pop(kind) for kind in ("image", "map") if content.get(kind)}
-            job = Job(name, {**settings, **content}, **files)
+            if "map" in content:  # the name of the hint before there were other conditions
+                content["hint"] = content.pop("map")
+            files = {kind: path.parent / content.pop(kind) for kind in ("image", "hint") if content.get(kind)}
+            job = Job(name, merged_settings(settings, content), **files)
         except (ValueError, TypeError) as error:
             job = Job(name, problem=f"{path.name}, line {number}: {error}")
         if job.name in {other.name for other in jobs}:
@@ -138,6 +142,15 @@ def jobs_of_lines(path: Path, settings: dict[str, Any]) -> list[Job]:
             )
         jobs.append(job)
     return jobs
+
+
+def merged_settings(defaults: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a line before those of the command line; options go with the condition that they were
+    given for.
+    """
+    if own.get("condition", defaults.get("condition", DEFAULT)) != defaults.get("condition", DEFAULT):
+        defaults = {name: value for name, value in defaults.items() if name != "options"}
+    return {**defaults, **own}
 
 
 class GenerateJobs(pl.LightningModule):
@@ -189,16 +202,17 @@ class GenerateJobs(pl.LightningModule):
             "asked": asked,
             "request": result.request.settings(),
             "seeds": result.seeds,
-            "adherence": [score.summary() for score in result.adherence],
+            "scores": [score.summary() for score in result.scores],
+            "remarks": list(result.remarks),
             "model": result.model,
             "seconds": round(result.seconds, 3),
         }
 
     def _write(self, name: str, result: Result) -> list[str]:
-        """The map and the pictures; their paths below the folder."""
+        """The hint as it is shown and the pictures; their paths below the folder."""
         count = len(result.pictures)
         pictures = [name if count == 1 else f"{name}_{index}" for index in range(count)]
-        files = {f"{name}_map.png": (result.map, None)}
+        files = {f"{name}_map.png": (result.shown, None)}
         files |= {f"{n}.png": (result.pictures[k], result.metadata(k)) for k, n in enumerate(pictures)}
         for file, (picture, metadata) in files.items():
             (self.folder / file).parent.mkdir(parents=True, exist_ok=True)

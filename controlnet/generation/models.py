@@ -166,8 +166,8 @@ def load_generator(
             setattr(model, name, buffer.to(target))
     if target.type == "cpu":
         pack_weights(model)
-    detector = UniformerDetector(files.detector_weights, files.detector_config, device=target)
-    return Generator(model, detector, files.name, files.resolution, save_memory, target, files.guidance)
+    detectors = {"seg": UniformerDetector(files.detector_weights, files.detector_config, device=target)}
+    return Generator(model, detectors, files.name, files.resolution, save_memory, target, files.guidance)
 
 
 def find_device(name: str) -> torch.device:

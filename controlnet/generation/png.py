@@ -10,20 +10,22 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from controlnet.generation.request import Request, RequestError, pack_map, request_from_settings, unpack_map
+from controlnet.generation.packing import unpack_hint
+from controlnet.generation.request import Request, RequestError, request_from_settings
 from ldm.weights import atomic_write
 
 METADATA_KEY = "controlnet"
-_MAX_METADATA = 8_000_000  # characters; a map of 32 megapixels compresses to less
+_MAX_METADATA = 48_000_000  # characters; Pillow reads 64 MiB of text at most
+_CHUNK = 1_000_000  # characters of one text; Pillow refuses texts above 1 MiB
 
 
-def metadata_text(request: Request, labels: np.ndarray, index: int, model: str) -> str:
+def metadata_text(request: Request, packed_hint: dict[str, Any], index: int, model: str) -> str:
     """The text that a saved picture carries: one ASCII line of JSON.
 
     Args:
         request: as carried out, with a definite seed.
-        labels: uint8 ``[H, W]``, the map at the size of the picture. It takes the place of the input picture:
-            settings and map are all that the result depends on.
+        packed_hint: the hint at the size of the picture, by ``pack_hint``. It takes the place of the input
+            picture: settings and hint are all that the result depends on.
         index: which picture of the batch this is, from 0.
         model: name of the model.
     """
@@ -32,7 +34,7 @@ def metadata_text(request: Request, labels: np.ndarray, index: int, model: str) 
         "request": request.settings(),
         "index": index,
         "seed": request.seeds[index],
-        "map": pack_map(labels),
+        "hint": packed_hint,
     }
     return json.dumps(content)
 
@@ -41,7 +43,7 @@ def to_pil(picture: np.ndarray, metadata: str | None = None) -> Image.Image:
     """uint8 RGB ``[H, W, 3]`` or grey ``[H, W]`` -> a Pillow picture whose ``info`` holds the metadata."""
     image = Image.fromarray(picture)
     if metadata is not None:
-        image.info[METADATA_KEY] = metadata
+        image.info |= _chunks(metadata)
     return image
 
 
@@ -51,13 +53,20 @@ def save_png(path: str | os.PathLike, picture: np.ndarray, metadata: str | None 
     Args:
         path: the file, ending in ``.png``.
         picture: uint8 RGB ``[H, W, 3]`` or grey ``[H, W]``, in [0, 255].
-        metadata: the text of ``metadata_text``, stored under the key ``controlnet``.
+        metadata: the text of ``metadata_text``, stored under the key ``controlnet``; a long one in several
+            texts.
     """
     info = PngInfo()
-    if metadata is not None:
-        info.add_text(METADATA_KEY, metadata, zip=True)
+    for key, text in _chunks(metadata or "").items():
+        info.add_text(key, text, zip=True)
     with atomic_write(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG", pnginfo=info)
+
+
+def _chunks(metadata: str) -> dict[str, str]:
+    """``controlnet``, ``controlnet.1`` and so on, so that every text is one that Pillow opens again."""
+    pieces = [metadata[start : start + _CHUNK] for start in range(0, len(metadata), _CHUNK)]
+    return {f"{METADATA_KEY}.{k}" if k else METADATA_KEY: piece for k, piece in enumerate(pieces)}
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
@@ -68,26 +77,34 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     """
     try:
         with Image.open(path, formats=("PNG",)) as image:
-            text = image.text.get(METADATA_KEY)  # reads on to the end of the file, where text may also stand
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+            texts = image.text  # reads on to the end of the file, where text may also stand
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise RequestError(f"{path}: cannot be read as a PNG ({error}).") from error
-    if text is None:
+    if METADATA_KEY not in texts:
         raise RequestError(f"{path}: carries no request; only PNG files saved by this project do.")
+    text = texts[METADATA_KEY]
+    for k in range(1, _MAX_METADATA // _CHUNK):
+        if f"{METADATA_KEY}.{k}" not in texts:
+            break
+        text += texts[f"{METADATA_KEY}.{k}"]
     try:
-        content = json.loads(text[:_MAX_METADATA])
+        content = json.loads(text)
         if not isinstance(content, dict) or not isinstance(content.get("request"), dict):
             raise ValueError("no request in it")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"{path}: its request is damaged ({error}).") from error
     return content
 
 
 def read_request(path: str | os.PathLike) -> Request:
-    """The request that made a picture: its settings with a definite seed, its map in the place of the input
+    """The request that made a picture: its settings with a definite seed, its hint in place of the input
     picture.
+
+    Files of earlier versions, whose hint is called ``map``, are read too.
 
     Raises:
         RequestError: as ``read_metadata``, and for values that ``Request`` refuses.
     """
     content = read_metadata(path)
-    return request_from_settings(content["request"], map=unpack_map(content.get("map")))
+    hint = unpack_hint(content.get("hint", content.get("map")))
+    return request_from_settings(content["request"], hint=hint)

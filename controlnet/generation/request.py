@@ -1,19 +1,18 @@
-"""What a person asks for: one picture or map, a prompt, and the numbers that steer the sampling."""
+"""What a person asks for: one picture or hint, a prompt, and the numbers that steer the sampling."""
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import math
 import random
-import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from annotator.ade20k import CLASSES
 from annotator.util import HWC3, MAX_PIXELS
+from controlnet.conditions import DEFAULT, Condition, ConditionError, find_condition
 
 DEFAULT_A_PROMPT = "best quality, extremely detailed"
 DEFAULT_N_PROMPT = (
@@ -33,10 +32,14 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 """Lowest and highest value of each number. The front ends offer narrower ranges, those of the original."""
 
+MAX_ASPECT = 8
+"""How many times as long as the short side the long side of a picture or hint may be."""
+
 _INTEGERS = ("num_samples", "image_resolution", "detect_resolution", "ddim_steps", "seed")
-_TEXTS = ("prompt", "a_prompt", "n_prompt")
+_BY_MODEL = ("image_resolution", "detect_resolution", "scale")
+_TEXTS = ("prompt", "a_prompt", "n_prompt", "condition")
 _SWITCHES = ("guess_mode", "per_sample_seeds")
-_ARRAYS = ("input_image", "map")
+_ARRAYS = ("input_image", "hint")
 
 
 class RequestError(ValueError):
@@ -47,30 +50,34 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """The thirteen inputs of the original's ``process``, in its order and with its defaults, and two more.
+    """The thirteen inputs of the original's ``process``, in its order, and four more.
 
     Args:
-        input_image: uint8 ``[H, W]``, ``[H, W, 1 | 3 | 4]``, RGB in [0, 255]; None where ``map`` stands for
+        input_image: uint8 ``[H, W]``, ``[H, W, 1 | 3 | 4]``, RGB in [0, 255]; None where ``hint`` stands for
             it.
         prompt: what to draw; ``a_prompt`` is appended after a comma.
         a_prompt: added prompt.
         n_prompt: negative prompt, the unconditional text of classifier-free guidance.
         num_samples: pictures of one batch.
-        image_resolution: short side of the result in pixels; both sides become multiples of 64.
-        detect_resolution: short side of the picture that the detector sees.
+        image_resolution: short side of the result in pixels; both sides become multiples of 64. None: the
+            size the model was trained at.
+        detect_resolution: short side of the picture that the detector sees. None: the original's, in
+            proportion to the model's size.
         ddim_steps: sampling steps.
         guess_mode: control only the conditional half, and weaken it towards the first blocks.
         strength: factor on all control outputs.
-        scale: guidance scale.
+        scale: guidance scale. None: the model's own.
         seed: -1 draws one in [0, 65535].
         eta: 0 is deterministic DDIM, 1 adds DDPM's noise.
-        map: uint8 ``[h, w]`` ADE20K class indices, used instead of a run of the detector.
+        hint: uint8 ``[h, w]`` or ``[h, w, 3]`` as the condition has it (of ``seg`` class indices), used
+            instead of a run of the detector.
         per_sample_seeds: picture ``k`` of a batch is what ``seed + k`` gives alone, whatever the batch size.
             Off, the batch shares one stream of noise, as in the original.
+        condition: what steers the picture, a name in ``controlnet.conditions.all_conditions()``.
+        options: of the condition, by name; what is left out has its default.
 
     Raises:
-        RequestError: a value of the wrong type, outside ``RANGES``, or not finite; an empty or oversized
-            picture.
+        RequestError: a value of the wrong type, out of range, or not finite; an empty or oversized picture.
     """
 
     input_image: np.ndarray | None
@@ -78,16 +85,18 @@ class Request:
     a_prompt: str = DEFAULT_A_PROMPT
     n_prompt: str = DEFAULT_N_PROMPT
     num_samples: int = 1
-    image_resolution: int = 512
-    detect_resolution: int = 512
+    image_resolution: int | None = None
+    detect_resolution: int | None = None
     ddim_steps: int = 20
     guess_mode: bool = False
     strength: float = 1.0
-    scale: float = 9.0
+    scale: float | None = None
     seed: int = -1
     eta: float = 0.0
-    map: np.ndarray | None = None
+    hint: np.ndarray | None = None
     per_sample_seeds: bool = False
+    condition: str = DEFAULT
+    options: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
         for name in _TEXTS:
@@ -97,18 +106,30 @@ class Request:
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise RequestError(f"{name} must be true or false, got {getattr(self, name)!r}.")
         for name in RANGES:
-            object.__setattr__(self, name, _checked_number(name, getattr(self, name)))
+            if getattr(self, name) is not None or name not in _BY_MODEL:
+                object.__setattr__(self, name, _checked_number(name, getattr(self, name)))
         if self.per_sample_seeds and self.seed + self.num_samples - 1 > RANGES["seed"][1]:
             raise RequestError(
                 f"seed {self.seed} and {self.num_samples} pictures with a seed each would exceed "
                 f"{RANGES['seed'][1]}."
             )
-        if self.input_image is None and self.map is None:
-            raise RequestError("There is neither an input_image nor a map: give one of them.")
+        if self.input_image is None and self.hint is None:
+            raise RequestError("There is neither an input_image nor a hint: give one of them.")
         if self.input_image is not None:
             object.__setattr__(self, "input_image", _checked_picture(self.input_image))
-        if self.map is not None:
-            object.__setattr__(self, "map", _checked_map(self.map))
+        self._check_condition()
+
+    def _check_condition(self) -> None:
+        if not isinstance(self.options, Mapping):
+            raise RequestError(f"options must be an object of numbers by name, got {self.options!r}.")
+        try:
+            condition = find_condition(self.condition)
+            object.__setattr__(self, "options", condition.checked_options(self.options))
+            if self.hint is not None:
+                condition.check(self.hint)
+                _check_shape("hint", self.hint)
+        except ConditionError as error:
+            raise RequestError(str(error)) from error
 
     def with_seed(self) -> Request:
         """The same request with a definite seed: -1 is replaced by a random one in [0, 65535]."""
@@ -117,6 +138,22 @@ class Request:
         # The system's own source: the global one may have been seeded by anyone, and two users must not share
         # a seed.
         return dataclasses.replace(self, seed=random.SystemRandom().randint(0, 65535))
+
+    def for_model(self, resolution: int, guidance: float) -> Request:
+        """The same request with definite sizes and guidance; those that are None become the model's.
+
+        Args:
+            resolution: the short side that the model was trained at, in pixels.
+            guidance: the model's own scale.
+        """
+        given = {
+            "image_resolution": resolution,
+            "detect_resolution": default_detect_resolution(find_condition(self.condition), resolution),
+            "scale": guidance,
+        }
+        return dataclasses.replace(
+            self, **{name: v for name, v in given.items() if getattr(self, name) is None}
+        )
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -128,58 +165,61 @@ class Request:
         return {name: getattr(self, name) for name in setting_names()}
 
 
+def default_detect_resolution(condition: type[Condition], resolution: int) -> int:
+    """The original's size for the detector, made for results of 512 pixels, in proportion to the
+    model's size.
+    """
+    return round((condition.detect_resolution or 512) * resolution / 512)
+
+
 def setting_names() -> tuple[str, ...]:
     """Names of the request's fields that are no arrays, in order."""
-    return tuple(field.name for field in dataclasses.fields(Request) if field.name not in _ARRAYS)
+    return tuple(spec.name for spec in dataclasses.fields(Request) if spec.name not in _ARRAYS)
+
+
+def setting_type(name: str) -> type:
+    """int, float, str, bool, or dict for the options of a condition."""
+    if name in RANGES:
+        return int if name in _INTEGERS else float
+    return str if name in _TEXTS else bool if name in _SWITCHES else dict
 
 
 def request_from_settings(
-    settings: dict[str, Any], input_image: np.ndarray | None = None, map: np.ndarray | None = None
+    settings: Mapping[str, Any], input_image: np.ndarray | None = None, hint: np.ndarray | None = None
 ) -> Request:
     """Build a request from a JSON object of settings; what is left out has its default.
+
+    The options of the condition may stand in ``options`` or, as in JSON lines, beside the other settings.
 
     Raises:
         RequestError: unknown names, a missing prompt, or values that ``Request`` refuses.
     """
-    unknown = sorted(set(settings) - set(setting_names()))
+    known, settings = setting_names(), dict(settings)
+    try:
+        condition = find_condition(str(settings.get("condition", DEFAULT)))
+    except ConditionError as error:
+        raise RequestError(str(error)) from error
+    beside = {
+        option.name: settings.pop(option.name) for option in condition.options if option.name in settings
+    }
+    options = settings.get("options", {})
+    if beside and isinstance(options, Mapping):
+        settings["options"] = {**options, **beside}
+    unknown = sorted(set(settings) - set(known))
     if unknown:
-        raise RequestError(f"Unknown settings {', '.join(unknown)}; known are {', '.join(setting_names())}.")
+        names = ", ".join([*known, *(option.name for option in condition.options)])
+        raise RequestError(f"Unknown settings {', '.join(unknown)}; known with {condition.name} are {names}.")
     if "prompt" not in settings:
         raise RequestError("The setting prompt is missing.")
-    return Request(input_image=input_image, map=map, **settings)
-
-
-def pack_map(labels: np.ndarray) -> dict[str, Any]:
-    """Class indices uint8 ``[H, W]`` -> a small JSON object; ``unpack_map`` is its inverse."""
-    packed = base64.urlsafe_b64encode(
-        zlib.compress(np.ascontiguousarray(labels, dtype=np.uint8).tobytes(), 9)
-    )
-    return {"width": labels.shape[1], "height": labels.shape[0], "labels": packed.decode("ascii")}
-
-
-def unpack_map(packed: Any) -> np.ndarray:
-    """The inverse of ``pack_map`` for data that anyone may have written: never inflates more than the size it
-    states.
-
-    Raises:
-        RequestError: not such an object, or one whose size and data disagree.
-    """
-    try:
-        width, height, text = int(packed["width"]), int(packed["height"]), packed["labels"]
-        if not (width > 0 and height > 0 and width * height <= MAX_PIXELS):
-            raise ValueError(f"{width}x{height} pixels")
-        data = zlib.decompressobj().decompress(base64.urlsafe_b64decode(text), width * height + 1)
-        if len(data) != width * height:
-            raise ValueError(f"data for another size than {width}x{height}")
-    except (KeyError, TypeError, ValueError, zlib.error) as error:
-        raise RequestError(f"The stored map cannot be read ({error}).") from error
-    return _checked_map(np.frombuffer(data, dtype=np.uint8).reshape(height, width))
+    return Request(input_image=input_image, hint=hint, **settings)
 
 
 def _checked_number(name: str, value: Any) -> int | float:
     low, high = RANGES[name]
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise RequestError(f"{name} must be a number, got {value!r}.")
+        raise RequestError(f"{name} must be a number, got {_short(value)}.")
+    if isinstance(value, int) and not low <= value <= high:  # too many digits would not even become a float
+        raise RequestError(f"{name} must be from {low:g} to {high:g}, got {_short(value)}.")
     if not math.isfinite(value) or not low <= value <= high:
         raise RequestError(f"{name} must be from {low:g} to {high:g}, got {value}.")
     if name in _INTEGERS:
@@ -189,36 +229,38 @@ def _checked_number(name: str, value: Any) -> int | float:
     return float(value)
 
 
+def _short(value: Any) -> str:
+    """A value for an error's text, cut where a stranger made it long."""
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 128:
+        return f"a number of about {int(value.bit_length() * 0.30103)} digits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def _checked_picture(picture: Any) -> np.ndarray:
     if not isinstance(picture, np.ndarray):
         raise RequestError(f"input_image must be a uint8 array [H, W, 3], got {type(picture).__name__}.")
-    if picture.size == 0:
+    if picture.ndim in (2, 3):
+        _check_shape("input_image", picture)
+    elif picture.size == 0:
         raise RequestError(f"input_image is empty: its shape is {list(picture.shape)}.")
-    if picture.ndim in (2, 3) and picture.shape[0] * picture.shape[1] > MAX_PIXELS:
-        height, width = picture.shape[:2]
-        raise RequestError(
-            f"input_image has {width}x{height} pixels, more than {MAX_PIXELS // 1_000_000} megapixels."
-        )
     try:
         return HWC3(picture)
     except ValueError as error:
         raise RequestError(f"input_image: {error}") from error
 
 
-def _checked_map(labels: Any) -> np.ndarray:
-    if not isinstance(labels, np.ndarray) or labels.dtype != np.uint8 or labels.ndim != 2:
-        got = (
-            f"{labels.dtype} {list(labels.shape)}"
-            if isinstance(labels, np.ndarray)
-            else type(labels).__name__
-        )
-        raise RequestError(f"map must be uint8 class indices [H, W], got {got}.")
-    if labels.size == 0 or labels.size > MAX_PIXELS:
+def _check_shape(name: str, array: np.ndarray) -> None:
+    """Not empty, not too large, not too long."""
+    height, width = array.shape[:2]
+    if array.size == 0:
+        raise RequestError(f"{name} is empty: its shape is {list(array.shape)}.")
+    if height * width > MAX_PIXELS:
         raise RequestError(
-            f"map must have 1 pixel to {MAX_PIXELS // 1_000_000} megapixels, got {list(labels.shape)}."
+            f"{name} has {width}x{height} pixels, more than {MAX_PIXELS // 1_000_000} megapixels."
         )
-    if labels.max() >= len(CLASSES):
+    if max(height, width) > MAX_ASPECT * min(height, width):
         raise RequestError(
-            f"map must hold class indices from 0 to {len(CLASSES) - 1}, got {int(labels.max())}."
+            f"{name} is {width}x{height} pixels; the long side may be {MAX_ASPECT} times the short one: "
+            "crop it."
         )
-    return labels

@@ -1,38 +1,26 @@
-"""The functions behind the page's buttons and behind its API. They know components' values, not the
-layout.
-"""
+"""The functions behind the page's buttons. They know components' values, not the layout."""
 
 from __future__ import annotations
 
-import base64
 import functools
-import io
-import logging
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import gradio as gr
 import numpy as np
-from gradio.data_classes import ImageData
 from PIL import Image
 
-from annotator.ade20k import CLASSES, colorize
-from controlnet.conditions.seg.validator import MapReport, validate_map
-from controlnet.generation.generator import Cancelled, GenerationError, Generator, Result, fit_map
-from controlnet.generation.png import to_pil
-from controlnet.generation.request import Request, RequestError
+from annotator.ade20k import CLASSES
+from controlnet.conditions import Condition, find_condition
+from controlnet.generation.generator import Cancelled, Generator, Result
+from controlnet.generation.request import Request
 from controlnet.page import view
+from controlnet.page.api import saved_pictures
+from controlnet.page.editors.draw import edited_drawing, show_drawing
+from controlnet.page.editors.label_map import edited_map, show_map
 from controlnet.page.jobs import Jobs
 from controlnet.page.links import link_fragment, read_fragment
-from controlnet.page.map_editor import edited_map, show_map
-from controlnet.pictures import PictureError, read_picture
-from ldm.weights import WeightsError
-
-logger = logging.getLogger(__name__)
-
-EXPECTED = (RequestError, PictureError, GenerationError, WeightsError)
-"""Errors whose text is meant for the person at the page."""
+from controlnet.page.uploads import one_line, opened, picture_of, plain_errors
 
 _SKY = CLASSES.index("sky")
 
@@ -40,210 +28,159 @@ SETTINGS = (
     "prompt", "a_prompt", "n_prompt", "num_samples", "image_resolution", "detect_resolution", "ddim_steps",
     "guess_mode", "strength", "scale", "seed", "eta",
 )  # fmt: skip
-"""The original's inputs after the picture, in its order."""
+"""The settings of a request in the order of the page's components."""
 
-
-def picture_file(**options: Any) -> gr.Image:
-    """A picture that arrives as the file the person chose: gradio would decode it, and lose bit depth and
-    alpha.
-    """
-    picture = gr.Image(type="filepath", format="png", **options)
-    # On the object, since gradio writes a .pyi file beside the source of every subclass. It makes the object
-    # anew where
-    # an event updates properties of this component: events may only give it values.
-    picture.preprocess = _path_or_url
-    return picture
-
-
-def _path_or_url(payload: ImageData | None) -> str | None:
-    if payload is None:
-        return None
-    return payload.url if payload.url and payload.url.startswith("data:") else payload.path
-
-
-def one_line(error: BaseException) -> str:
-    """What a person is told: the text of an expected error; of any other only that it happened, and the log
-    has it.
-    """
-    if isinstance(error, EXPECTED):
-        return " ".join(str(error).split())
-    logger.error("A request failed.", exc_info=error)
-    return "Something went wrong on the server; its log says what."
-
-
-def plain_errors(function: Callable) -> Callable:
-    """Turn exceptions into ``gr.Error`` with one readable line."""
-
-    @functools.wraps(function)
-    def wrapped(*arguments, **named):
-        try:
-            return function(*arguments, **named)
-        except gr.Error:
-            raise
-        except Exception as error:
-            raise gr.Error(one_line(error), print_exception=False) from None
-
-    return wrapped
-
-
-def picture_of(path: str | None) -> np.ndarray:
-    """An uploaded picture, uint8 RGB ``[H, W, 3]``."""
-    return read_picture(_upload(path))
-
-
-def checked_map(path: str | None) -> MapReport:
-    """An uploaded map, repaired."""
-    try:
-        return validate_map(_upload(path))
-    except PictureError:
-        raise
-    except ValueError as error:
-        raise RequestError(str(error)) from error
-
-
-def _upload(path: str | None) -> BinaryIO:
-    """An uploaded file under the person's own name for it, which errors repeat, not the server's.
-
-    Programs may send a ``data:`` URL in the place of a path.
-    """
-    if path is None:
-        raise RequestError("There is no picture yet: give one.")
-    try:
-        if path.startswith("data:"):
-            file = io.BytesIO(base64.b64decode(path.partition(",")[2]))
-            file.name = "picture"
-        else:
-            file = io.BytesIO(Path(path).read_bytes())
-            file.name = Path(path).name
-    except (OSError, ValueError):
-        raise RequestError("The picture is no longer on the server: give it again.") from None
-    return file
+Shown = tuple[Any, Any, Any, Any]
+"""Values for the label map, the drawing board, the plain picture of a hint, and the hint kept for it."""
 
 
 class Actions:
-    """What the page can do, with one generator for all its visitors."""
+    """What the page can do, with one generator for all its visitors.
 
-    def __init__(self, generator: Generator):
+    Args:
+        generator: makes the pictures.
+        options: (condition, name) of every option, in the order in which their values arrive.
+    """
+
+    def __init__(self, generator: Generator, options: Sequence[tuple[str, str]]):
         self.generator = generator
+        self.options = tuple(options)
         self.jobs = Jobs()
 
-    # ---- the API ----
+    def own_options(self, condition: str, values: Sequence[Any]) -> dict[str, Any]:
+        """Of all options' values those of one condition, by name."""
+        pairs = zip(self.options, values, strict=True)
+        return {name: value for (owner, name), value in pairs if owner == condition}
 
-    @plain_errors
-    def process(
-        self, input_image, prompt, a_prompt, n_prompt, num_samples, image_resolution, detect_resolution,
-        ddim_steps, guess_mode, strength, scale, seed, eta,
-    ) -> list[Image.Image]:  # fmt: skip
-        """Picture and prompt to pictures: the map in colours first, then ``num_samples`` pictures."""
-        settings = (
-            prompt, a_prompt, n_prompt, num_samples, image_resolution, detect_resolution, ddim_steps,
-            guess_mode, strength, scale, seed, eta,
-        )  # fmt: skip
-        result = self.generator.generate(Request(picture_of(input_image), *settings))
-        return [to_pil(result.map), *saved_pictures(result)]
+    # ---- the hint ----
 
-    @plain_errors
-    def detect(self, input_image, detect_resolution) -> tuple[Image.Image, list[dict[str, object]]]:
-        """Picture to map: the map in colours at the detector's size, and its classes with their shares."""
-        labels = self.generator.detect(picture_of(input_image), checked_resolution(detect_resolution))
-        return to_pil(colorize(labels)), view.class_shares(labels)
-
-    # ---- the map ----
-
-    @plain_errors
-    def detect_map(self, input_image, image_resolution, detect_resolution):
-        """Detect for the editor, at the size that the pictures will have."""
-        picture = picture_of(input_image)
-        labels = self.generator.detect(picture, checked_resolution(detect_resolution))
-        labels = fit_map(labels, Request(picture, "", image_resolution=image_resolution))
-        return show_map(labels, picture), view.message_html(
-            "Detected. Paint on the map if you like, then press Generate.", "done"
-        )
-
-    @plain_errors
-    def upload_map(self, path, input_image, image_resolution):
-        """A map that the person brings: checked, snapped to classes, and the report shown."""
-        report = checked_map(path)
-        labels = fit_map(
-            report.labels, Request(None, "", image_resolution=image_resolution, map=report.labels)
-        )
-        picture = picture_of(input_image) if input_image else None
-        if picture is not None and not _same_aspect(picture, labels):
-            picture = None
-        return show_map(labels, picture), view.report_html(report)
+    def show(self, condition: Condition, hint: np.ndarray, picture: np.ndarray | None = None) -> Shown:
+        """A hint in the editor of its condition; the other editors are emptied."""
+        if condition.editor == "label_map":
+            return show_map(hint, picture), None, None, None
+        if condition.editor == "draw":
+            return None, show_drawing(condition.name, hint, picture), None, None
+        return None, None, condition.show(hint), (condition.name, hint)
 
     @staticmethod
-    def empty_map(shape, image_resolution):
-        """An empty canvas: all sky."""
+    def brought(condition: str, label_map: Any, drawing: Any, kept: Any) -> np.ndarray | None:
+        """The hint that the page shows for a condition, or None where it shows none."""
+        editor = find_condition(condition).editor
+        if editor == "label_map":
+            return edited_map(label_map)
+        if editor == "draw":
+            return edited_drawing(drawing, condition)
+        return kept[1] if kept and kept[0] == condition else None
+
+    @plain_errors
+    def detect_hint(self, condition, input_image, image_resolution, detect_resolution, *options):
+        """Detect for the editor, at the size that the pictures will have."""
+        picture, used = picture_of(input_image), self.generator.condition(condition)
+        request = Request(
+            picture, "", image_resolution=image_resolution, detect_resolution=detect_resolution,
+            condition=condition, options=self.own_options(condition, options),
+        )  # fmt: skip
+        hint = self.generator.hint(request)
+        remarks = used.remarks(hint, picture)
+        text = " ".join(remarks) or f"Detected. {view.what_next(used)}"
+        return *self.show(used, hint, picture), view.message_html(text, "note" if remarks else "done")
+
+    @plain_errors
+    def upload_hint(self, condition, path, input_image, image_resolution):
+        """A hint that the person brings: checked, mended where that is sure, and the report shown."""
+        used = self.generator.condition(condition)
+        report = used.read(opened(path))
+        request = Request(None, "", image_resolution=image_resolution, hint=report.hint, condition=condition)
+        hint = self.generator.hint(request)
+        picture = picture_of(input_image) if input_image else None
+        if picture is not None and not _same_aspect(picture, hint):
+            picture = None
+        return *self.show(used, hint, picture), view.report_html(report)
+
+    @plain_errors
+    def empty_hint(self, condition, shape, image_resolution):
+        """An empty canvas: all sky, or an empty sheet."""
         short, long = int(image_resolution), int(round(image_resolution * 1.5 / 64) * 64)
         height, width = {"landscape": (short, long), "portrait": (long, short)}.get(shape, (short, short))
-        return show_map(np.full((height, width), _SKY, np.uint8)), view.message_html(
-            "An empty canvas: all sky. Paint."
-        )
+        used = self.generator.condition(condition)
+        if used.editor == "label_map":
+            hint, text = np.full((height, width), _SKY, np.uint8), "An empty canvas: all sky. Paint."
+        else:
+            hint, text = np.zeros((height, width), np.uint8), "An empty sheet. Draw."
+        Request(None, "", hint=hint, condition=condition)  # refuses sizes that no run takes
+        return *self.show(used, hint), view.message_html(text)
 
     # ---- running ----
 
-    def run(self, job, input_image, edited, per_sample_seeds, *settings) -> Iterator[tuple]:
-        """Generate from the edited map, or where there is none from the picture.
+    def run(
+        self, job, condition, input_image, label_map, drawing, kept, per_sample_seeds, *values
+    ) -> Iterator[tuple]:
+        """Generate from the hint that the page shows, or where there is none from the picture.
 
         Yields:
-            status HTML, gallery, result HTML, the map for the editor or no change, and the result for the
-            session.
+            status HTML, gallery, result HTML, the four values of the hint or no change, and the result.
         """
-        unchanged = gr.skip()
-        yield view.message_html("Working …"), unchanged, unchanged, unchanged, unchanged
+        same = (gr.skip(),) * 7
+        yield view.message_html("Working …"), *same
         try:
-            labels = edited_map(edited)
-            picture = picture_of(input_image) if labels is None else None
-            named = dict(zip(SETTINGS, settings, strict=True))
-            request = Request(picture, map=labels, per_sample_seeds=per_sample_seeds, **named)
-            work = functools.partial(self.generator.generate, request, measure=True)
-            shown = None
-            for kind, value in self.jobs.run(job, work):
-                if kind == "step":
-                    step, preview = value
-                    shown = shown if preview is None else preview
-                    yield view.progress_html(step, shown), unchanged, unchanged, unchanged, unchanged
-                else:
-                    editor = show_map(value.labels, picture) if labels is None else unchanged
-                    yield (
-                        view.message_html("Done.", "done"),
-                        gallery_items(value),
-                        view.result_html(value),
-                        editor,
-                        value,
-                    )
+            settings = dict(zip(SETTINGS, values, strict=False))
+            options = self.own_options(condition, values[len(SETTINGS) :])
+            hint = self.brought(condition, label_map, drawing, kept)
+            picture = picture_of(input_image) if hint is None else None
+            request = Request(
+                picture, hint=hint, per_sample_seeds=per_sample_seeds, condition=condition,
+                options=options, **settings,
+            )  # fmt: skip
+            yield from self._follow(job, request)
         except Cancelled as stopped:
-            yield view.message_html(str(stopped)), unchanged, unchanged, unchanged, unchanged
+            yield view.message_html(str(stopped)), *same
         except Exception as error:
-            yield view.message_html(one_line(error), "error"), unchanged, unchanged, unchanged, unchanged
+            yield view.message_html(one_line(error), "error"), *same
+
+    def _follow(self, job: str | None, request: Request) -> Iterator[tuple]:
+        unchanged = gr.skip()
+        shown = None
+        work = functools.partial(self.generator.generate, request, measure=True)
+        for kind, value in self.jobs.run(job, work):
+            if kind == "step":
+                step, preview = value
+                shown = shown if preview is None else preview
+                yield view.progress_html(step, shown), *((unchanged,) * 7)
+                continue
+            hints = (unchanged,) * 4
+            if request.hint is None:
+                used = self.generator.condition(request.condition)
+                hints = self.show(used, value.hint, request.input_image)
+            text = " ".join(["Done.", *value.remarks])
+            yield (
+                view.message_html(text, "done"), gallery_items(value), view.result_html(value), *hints, value,
+            )  # fmt: skip
 
     # ---- after a run ----
 
     @staticmethod
     def compare(result: Result | None, index: int, departures: bool, input_image):
-        """The two sides of the slider: the source (or else the map), and the result, marked where it
+        """The two sides of the slider: the source (or else the hint), and the result, marked where it
         departs.
         """
         if result is None:
             return None
         index = min(index, len(result.pictures) - 1)
         right = result.pictures[index]
-        if departures and result.adherence:
-            right = view.mark_departures(right, result.adherence[index].departs)
-        left = result.map
+        if departures and result.scores and result.scores[index].departs is not None:
+            right = view.mark_departures(right, result.scores[index].departs)
+        left = result.shown
         if input_image and not departures:
             source = picture_of(input_image)
-            if _same_aspect(source, result.labels):
-                left = np.asarray(
-                    Image.fromarray(source).resize(result.labels.shape[::-1], Image.Resampling.LANCZOS)
-                )
+            if _same_aspect(source, result.hint):
+                size = result.hint.shape[1::-1]
+                left = np.asarray(Image.fromarray(source).resize(size, Image.Resampling.LANCZOS))
         return left, right
 
     @staticmethod
     def link(result: Result | None) -> str:
         """The fragment of the address that repeats the result."""
-        return "" if result is None else link_fragment(result.request, result.labels)
+        return "" if result is None else link_fragment(result.request, result.packed_hint)
 
     @staticmethod
     def seed_of(result: Result | None, index: int) -> int:
@@ -252,32 +189,42 @@ class Actions:
 
     @staticmethod
     def use_as_input(result: Result | None, index: int, input_image):
-        """A result as the next picture; its map is to be detected anew."""
-        return input_image if result is None else result.pictures[min(index, len(result.pictures) - 1)], None
+        """A result as the next picture; its hint is to be detected anew."""
+        picture = input_image
+        if result is not None:
+            picture = result.pictures[min(index, len(result.pictures) - 1)]
+        return picture, None, None, None, None
 
     @plain_errors
-    def restore(self, fragment: str):
-        """The settings of a link, for the components: twelve of the original, own seeds, the editor, and the
-        status.
+    def restore(self, fragment: str, condition: str):
+        """The settings of a link, for the components.
+
+        Returns:
+            the condition, the values of ``SETTINGS``, own seeds, every option, the four values of the hint,
+            and the status.
         """
         if not fragment.strip("#"):
-            return [gr.skip()] * (len(SETTINGS) + 3)
-        settings, labels = read_fragment(fragment)
-        editor = gr.skip() if labels is None else show_map(labels)
-        text = "From a link. Press Generate to repeat its picture" + (
-            "." if labels is not None else ", with its source."
-        )
-        return [
-            *(settings[name] for name in SETTINGS),
-            settings["per_sample_seeds"],
-            editor,
-            view.message_html(text),
+            return [gr.skip()] * (len(SETTINGS) + len(self.options) + 7)
+        settings, hint = read_fragment(fragment)
+        settings = self.fitted(settings)
+        options = [
+            settings["options"].get(name, gr.skip()) if owner == settings["condition"] else gr.skip()
+            for owner, name in self.options
         ]
+        shown: Sequence[Any] = (gr.skip(),) * 4
+        if hint is not None:
+            shown = self.show(self.generator.condition(settings["condition"]), hint)
+        text = "From a link. Press Generate to repeat its picture"
+        text += "." if hint is not None else ", with its source."
+        return [
+            settings["condition"], *(settings[name] for name in SETTINGS), settings["per_sample_seeds"],
+            *options, *shown, view.message_html(text),
+        ]  # fmt: skip
 
-
-def saved_pictures(result: Result) -> list[Image.Image]:
-    """The pictures, each carrying its request; gradio writes them to PNG with it."""
-    return [to_pil(picture, result.metadata(index)) for index, picture in enumerate(result.pictures)]
+    def fitted(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """A link's settings for this page: what it leaves out becomes the model's own."""
+        request = Request(np.zeros((64, 64, 3), np.uint8), **settings)
+        return request.for_model(self.generator.resolution, self.generator.guidance).settings()
 
 
 def gallery_items(result: Result) -> list[tuple[Image.Image, str]]:
@@ -285,12 +232,7 @@ def gallery_items(result: Result) -> list[tuple[Image.Image, str]]:
     return [(picture, view.caption(result, index)) for index, picture in enumerate(saved_pictures(result))]
 
 
-def checked_resolution(resolution: Any) -> int:
-    """A detection resolution that ``Request`` would take."""
-    return Request(np.zeros((1, 1, 3), np.uint8), "", detect_resolution=resolution).detect_resolution
-
-
-def _same_aspect(picture: np.ndarray, labels: np.ndarray) -> bool:
-    """True where a picture may lie under a map: rounding to multiples of 64 bends the aspect a little."""
-    (h, w), (height, width) = picture.shape[:2], labels.shape
+def _same_aspect(picture: np.ndarray, hint: np.ndarray) -> bool:
+    """True where a picture may lie under a hint: rounding to multiples of 64 bends the aspect a little."""
+    (h, w), (height, width) = picture.shape[:2], hint.shape[:2]
     return abs(np.log(w / h) - np.log(width / height)) < 0.2

@@ -1,27 +1,28 @@
-"""Example scenes that ship with the project: a picture, its map, and a prompt."""
+"""Example scenes that ship with the project: a picture, its hint, and a prompt."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from controlnet.page.map_editor import show_map
-from controlnet.pictures import read_index_map, read_picture
+from controlnet.conditions import DEFAULT
 
 
 @dataclass(frozen=True)
 class Example:
-    """One line of ``examples/examples.jsonl``: ``{"picture": …, "map": …, "prompt": …}``, files beside it."""
+    """One line of ``examples/examples.jsonl``, files beside it.
+
+    ``{"picture": "lake.png", "hint": "lake_map.png", "condition": "seg", "options": {}, "prompt": "…"}``;
+    without a ``hint`` one is detected, without a ``condition`` it is ``seg``.
+    """
 
     picture: Path
-    map: Path
+    hint: Path | None
     prompt: str
-
-    def values(self) -> tuple[str, dict[str, Any], str]:
-        """What the page's picture, editor and prompt take."""
-        return str(self.picture), show_map(read_index_map(self.map), read_picture(self.picture)), self.prompt
+    condition: str = DEFAULT
+    options: Mapping[str, float] = field(default_factory=dict)
 
 
 def load_examples(folder: Path) -> list[Example]:
@@ -29,5 +30,14 @@ def load_examples(folder: Path) -> list[Example]:
     index = folder / "examples.jsonl"
     if not index.is_file():
         return []
-    lines = [json.loads(line) for line in index.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return [Example(folder / line["picture"], folder / line["map"], line["prompt"]) for line in lines]
+    lines = [json.loads(line) for line in index.read_text(encoding="utf-8").split("\n") if line.strip()]
+    return [
+        Example(
+            folder / line["picture"],
+            folder / line["hint"] if "hint" in line else None,
+            line["prompt"],
+            line.get("condition", DEFAULT),
+            line.get("options", {}),
+        )
+        for line in lines
+    ]

@@ -7,33 +7,43 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 
-from controlnet.generation.request import Request, RequestError, pack_map, request_from_settings, unpack_map
+from controlnet.generation.packing import unpack_hint
+from controlnet.generation.request import Request, RequestError, request_from_settings, setting_type
 
-_MAX_MAP_TEXT = 60_000  # browsers carry more, but not every place that a link is pasted into does
-_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Request)}
+_MAX_HINT_TEXT = 60_000  # browsers carry more, but not every place that a link is pasted into does
+_DEFAULTS = {
+    field.name: field.default for field in dataclasses.fields(Request) if field.name not in ("options",)
+}
 
 
-def link_fragment(request: Request, labels: np.ndarray) -> str:
-    """What follows the ``#``: every setting that differs from its default, and the map where it is not too
-    large.
+def link_fragment(request: Request, packed_hint: Mapping[str, Any]) -> str:
+    """What follows the ``#``: every setting that differs from its default, and the hint where it is not
+    too large.
     """
-    settings = {name: value for name, value in request.settings().items() if value != _DEFAULTS[name]}
+    settings = request.settings()
+    options = settings.pop("options")
+    settings = {name: value for name, value in settings.items() if value != _DEFAULTS[name]}
     fields = {
         name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()
     }
-    packed = pack_map(labels)
-    if len(packed["labels"]) <= _MAX_MAP_TEXT:
-        fields["map"] = f"{packed['width']}x{packed['height']}.{packed['labels']}"
+    if options:
+        fields["options"] = json.dumps(options)
+    if len(packed_hint["labels"]) <= _MAX_HINT_TEXT:
+        size = [packed_hint["width"], packed_hint["height"], packed_hint.get("channels")]
+        fields["hint"] = f"{'x'.join(str(side) for side in size if side)}.{packed_hint['labels']}"
     return urlencode(fields)
 
 
 def read_fragment(fragment: str) -> tuple[dict[str, Any], np.ndarray | None]:
-    """The settings and the map (uint8 ``[H, W]`` or None) of a link; nothing in it is trusted.
+    """The settings and the hint of a link (or None); nothing in it is trusted.
+
+    Links of earlier versions, whose hint is called ``map``, are read too.
 
     Raises:
         RequestError: unknown or impossible values.
@@ -42,24 +52,23 @@ def read_fragment(fragment: str) -> tuple[dict[str, Any], np.ndarray | None]:
         fields = dict(parse_qsl(fragment.lstrip("#"), keep_blank_values=True, max_num_fields=32))
     except ValueError as error:
         raise RequestError(f"This link cannot be read ({error}).") from error
-    map_text = fields.pop("map", None)
-    labels = None
-    if map_text is not None:
-        size, _, packed = map_text.partition(".")
-        width, _, height = size.partition("x")
-        labels = unpack_map({"width": width, "height": height, "labels": packed})
-    settings = {name: _typed(name, text) for name, text in fields.items()}
+    text = fields.pop("hint", fields.pop("map", None))
+    hint = None if text is None else _hint_of(text)
+    settings = {name: _typed(name, value) for name, value in fields.items()}
     settings.setdefault("prompt", "")
-    checked = request_from_settings(
-        settings, map=labels if labels is not None else np.zeros((64, 64), np.uint8)
-    )
-    return checked.settings(), labels
+    standing_in = None if hint is not None else np.zeros((64, 64, 3), np.uint8)
+    return request_from_settings(settings, standing_in, hint).settings(), hint
+
+
+def _hint_of(text: str) -> np.ndarray:
+    size, _, packed = text.partition(".")
+    width, height, channels, *_ = [*size.split("x"), "1", "1", "1"]
+    return unpack_hint({"width": width, "height": height, "channels": channels, "labels": packed})
 
 
 def _typed(name: str, text: str) -> Any:
-    if isinstance(_DEFAULTS.get(name), int | float):  # bool is an int
-        try:
-            return json.loads(text)
-        except ValueError:
-            raise RequestError(f"This link says {name}={text}, which is no number.") from None
-    return text
+    try:
+        kind = setting_type(name) if name in (*_DEFAULTS, "options") else str
+        return text if kind is str else json.loads(text)
+    except (ValueError, RecursionError):
+        raise RequestError(f"This link says {name}={text[:80]}, which cannot be read.") from None

@@ -11,8 +11,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from annotator.ade20k import CLASSES, PALETTE
-from controlnet.conditions.seg.validator import MapReport
+from controlnet.conditions import Condition, HintReport, Score, find_condition
 from controlnet.generation.generator import Result, Step
 
 _MARK = np.array([255, 0, 80], dtype=np.float32)
@@ -40,12 +39,13 @@ def message_html(text: str, kind: str = "note") -> str:
     return f'<div class="run-status {kind}" role="{role}"><p>{escape(text)}</p></div>'
 
 
-def report_html(report: MapReport) -> str:
-    """What was found out about a map that a person brought."""
-    shares = [f"{c.name} {100 * c.pixels / report.labels.size:.0f}%" for c in report.classes[:6]]
+def report_html(report: HintReport) -> str:
+    """What was found out about a hint that a person brought."""
+    shares = [f"{name} {100 * share:.0f}%" for name, share in report.shares[:6]]
+    taken_as = f"Taken as {'an' if report.taken_as[0] in 'aeiou' else 'a'} {report.taken_as}"
     lines = [
-        f"Taken as {'an' if report.kind[0] in 'aeiou' else 'a'} {report.kind}: {', '.join(shares)}.",
-        f"{report.touched} of {report.labels.size} pixels were snapped to their nearest class."
+        f"{taken_as}: {', '.join(shares)}." if shares else f"{taken_as}.",
+        f"{report.touched} of {report.hint.size} pixels were snapped to their nearest value."
         if report.touched
         else "",
         *report.warnings,
@@ -54,23 +54,32 @@ def report_html(report: MapReport) -> str:
     return f'<div class="run-status note" role="status">{paragraphs}</div>'
 
 
+def what_next(condition: Condition) -> str:
+    """What a person can do with a hint that was detected."""
+    edit = {
+        "label_map": "Paint on the map if you like, then press",
+        "draw": "Draw on it if you like, then press",
+    }
+    return f"{edit.get(condition.editor or '', 'Press')} Generate."
+
+
 def result_html(result: Result) -> str:
-    """Seed and adherence of every picture."""
+    """Seed and score of every picture."""
     rows = []
     for index, seed in enumerate(result.seeds):
         row = f"<th scope='row'>Picture {index + 1}</th><td>{seed}</td>"
-        if result.adherence:
-            score = result.adherence[index]
-            worst = ", ".join(f"{escape(c.name)} {c.iou:.2f}" for c in score.classes[:3])
-            row += f"<td><meter min='0' max='1' value='{score.miou:.3f}'></meter> {score.miou:.2f}</td>"
-            row += f"<td>{100 * score.pixel_accuracy:.0f}%</td><td>{worst}</td>"
+        if result.scores:
+            score = result.scores[index]
+            number = score_text(score)
+            row += f"<td><meter min='0' max='1' value='{score.agreement:.3f}'></meter> {number}</td>"
+            row += f"<td>{escape(_details(score))}</td>"
         rows.append(f"<tr>{row}</tr>")
     head = "<th></th><th scope='col'>Seed</th>"
-    if result.adherence:
+    if result.scores:
+        noun = find_condition(result.request.condition).noun.split()[-1]
         head += (
-            "<th scope='col' title='Mean intersection over union of the map asked for and the map "
-            "found'>Keeps the map"
-            " (mIoU)</th><th scope='col'>Pixels right</th><th scope='col'>Weakest classes</th>"
+            f"<th scope='col' title='The detector compares the result with the hint'>Keeps the {escape(noun)}"
+            f" ({escape(result.scores[0].measure)})</th><th scope='col'>Details</th>"
         )
     took = (
         f"{len(result.pictures)} picture{'s' if len(result.pictures) > 1 else ''} in {result.seconds:.1f} s"
@@ -81,12 +90,29 @@ def result_html(result: Result) -> str:
     )
 
 
+def score_text(score: Score) -> str:
+    """The number with its unit."""
+    unit = "°" if score.details.get("unit") == "degrees" else ""
+    return f"{score.value:.1f}{unit}" if unit else f"{score.value:.2f}"
+
+
+def _details(score: Score) -> str:
+    """Further numbers of a score: shares as percents, the weakest classes of a map."""
+    parts = [
+        f"{name.replace('_', ' ')} {100 * value:.0f}%"
+        for name, value in score.details.items()
+        if isinstance(value, float)
+    ]
+    worst = ", ".join(f"{entry['class']} {entry['iou']:.2f}" for entry in score.details.get("worst", ()))
+    return ", ".join(parts) + (f"; weakest: {worst}" if worst else "")
+
+
 def caption(result: Result, index: int) -> str:
-    """One picture's line in the gallery: seed, number in the batch, mIoU."""
+    """One picture's line in the gallery: seed, number in the batch, score."""
     text = f"seed {result.seeds[index]}"
     if len(result.pictures) > 1 and not result.request.per_sample_seeds:
         text += f" #{index + 1}"
-    return text + (f" · {result.adherence[index].miou:.2f}" if result.adherence else "")
+    return text + (f" · {score_text(result.scores[index])}" if result.scores else "")
 
 
 def mark_departures(picture: np.ndarray, departs: np.ndarray) -> np.ndarray:
@@ -95,21 +121,6 @@ def mark_departures(picture: np.ndarray, departs: np.ndarray) -> np.ndarray:
     """
     grey = picture.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.8 + 40
     return np.where(departs[:, :, None], 0.35 * picture + 0.65 * _MARK, grey).clip(0, 255).astype(np.uint8)
-
-
-def class_shares(labels: np.ndarray) -> list[dict[str, object]]:
-    """The classes of a map, largest first: index, name, colour and share in [0, 1]. Ready for JSON."""
-    counts = np.bincount(labels.ravel(), minlength=len(CLASSES))
-    return [
-        {
-            "index": int(index),
-            "class": CLASSES[index],
-            "color": PALETTE[index].tolist(),
-            "share": round(float(counts[index] / labels.size), 4),
-        }
-        for index in np.argsort(-counts, kind="stable")
-        if counts[index]
-    ]
 
 
 def _data_url(picture: np.ndarray) -> str:

@@ -50,7 +50,7 @@ def small_model(model_files) -> torch.nn.Module:
 
 @pytest.fixture
 def generator(small_model) -> Generator:
-    return Generator(small_model, ColorDetector(), name="small", resolution=64)
+    return Generator(small_model, {"seg": ColorDetector()}, name="small", resolution=64)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def server(small_model, tmp_path_factory) -> Iterator[str]:
     save_png(folder / "map.png", ColorDetector().labels(draw()))
     line = {"picture": "house.png", "map": "map.png", "prompt": "an example house"}
     (folder / "examples.jsonl").write_text(json.dumps(line))
-    small = Generator(small_model, ColorDetector(), name="small", resolution=64)
+    small = Generator(small_model, {"seg": ColorDetector()}, name="small", resolution=64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("controlnet.page.app.EXAMPLES", folder)
         yield from start(small, "--queue-size", "100", examples=load_examples(folder))

@@ -124,7 +124,7 @@ def test_unexpected_errors_stay_in_the_log(small_model, house, caplog):
         def labels(self, picture):
             raise ZeroDivisionError("secret/path/of/the/server")
 
-    for url in start(Generator(small_model, BrokenDetector(), resolution=64)):
+    for url in start(Generator(small_model, {"seg": BrokenDetector()}, resolution=64)):
         with pytest.raises(AppError, match="Something went wrong on the server"):
             process(Client(url, verbose=False), house)
     assert "secret/path/of/the/server" in caplog.text
@@ -183,7 +183,7 @@ def test_a_full_queue_is_said_plainly(small_model, house):
             gate.wait(60)
             return super().labels(picture)
 
-    for url in start(Generator(small_model, SlowDetector(), resolution=64), "--queue-size", "2"):
+    for url in start(Generator(small_model, {"seg": SlowDetector()}, resolution=64), "--queue-size", "2"):
         client = Client(url, verbose=False)
         jobs = [client.submit(handle_file(house), 64, api_name="/detect")]
         assert entered.wait(30)

@@ -35,7 +35,7 @@ def test_the_api_call_runs(server, capsys, monkeypatch):
 
 def test_the_python_example_runs(small_model, capsys, monkeypatch, tmp_path):
     (snippet,) = (text for text in SNIPPETS if "load_generator" in text)
-    small = Generator(small_model, ColorDetector(), resolution=64)
+    small = Generator(small_model, {"seg": ColorDetector()}, resolution=64)
     monkeypatch.setattr("controlnet.generation.models.find_model", lambda name: name)
     monkeypatch.setattr("controlnet.generation.models.load_generator", lambda files: small)
     monkeypatch.chdir(tmp_path)

@@ -16,11 +16,12 @@ from PIL import Image
 
 from annotator.ade20k import CLASSES, colorize
 from controlnet.generation.generator import Cancelled, Step
+from controlnet.generation.packing import pack_hint
 from controlnet.generation.png import read_request, save_png
 from controlnet.generation.request import Request, RequestError
+from controlnet.page.editors.runs import pack_runs, unpack_runs
 from controlnet.page.jobs import Jobs
 from controlnet.page.links import link_fragment, read_fragment
-from controlnet.page.map_editor import pack_runs, unpack_runs
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE = 60_000  # milliseconds: machines of tests are slow and busy
@@ -130,9 +131,9 @@ def test_upload_detect_paint_generate(tab, tmp_path):
     assert float(after["house"][:-1]) > float(before["house"][:-1])
     set_number(tab, "Steps", 2)
     request = read_request(io.BytesIO(generate(tab)))
-    assert set(np.unique(request.map)) == {SKY, GRASS, HOUSE}, "only exact classes"
-    assert request.map[round(0.8 * 64), round(0.6 * 64)] == HOUSE
-    assert round(100 * (request.map == HOUSE).mean()) == int(after["house"][:-1])
+    assert set(np.unique(request.hint)) == {SKY, GRASS, HOUSE}, "only exact classes"
+    assert request.hint[round(0.8 * 64), round(0.6 * 64)] == HOUSE
+    assert round(100 * (request.hint == HOUSE).mean()) == int(after["house"][:-1])
     row = tab.locator("#scores tbody tr").first.inner_text().split("\t")
     assert 0.0 <= float(row[2]) <= 1.0 and int(row[1]) == request.seed
 
@@ -283,8 +284,10 @@ def test_damaged_edits_are_refused():
 
 
 def test_links_carry_settings_and_map(house_map):
-    request = Request(None, "a & b = c # 1 %", map=house_map, seed=9, guess_mode=True, scale=4.5, n_prompt="")
-    settings, labels = read_fragment("#" + link_fragment(request, house_map))
+    request = Request(
+        None, "a & b = c # 1 %", hint=house_map, seed=9, guess_mode=True, scale=4.5, n_prompt=""
+    )
+    settings, labels = read_fragment("#" + link_fragment(request, pack_hint(house_map)))
     assert settings == request.settings()
     np.testing.assert_array_equal(labels, house_map)
 

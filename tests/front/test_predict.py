@@ -42,10 +42,13 @@ PUBLIC = {
 }
 
 
+OPTIONS = ("low_threshold", "high_threshold", "bg_threshold", "value_threshold", "distance_threshold")
+
+
 @pytest.fixture
 def predictor(small_model) -> predict.Predictor:
     predictor = predict.Predictor()
-    predictor.generator = Generator(small_model, ColorDetector(), name="small", resolution=64)
+    predictor.generator = Generator(small_model, {"seg": ColorDetector()}, name="small", resolution=64)
     predictor.folder = predict.tempfile.TemporaryDirectory()
     return predictor
 
@@ -60,7 +63,7 @@ def test_inputs_are_those_of_the_public_model():
     declared = predict.DECLARED
     annotations = predict.Predictor.predict.__annotations__
     assert {name: (annotations[name], declared[name].default) for name in PUBLIC} == PUBLIC
-    assert list(declared) == [*PUBLIC, "strength", "guess_mode", "map"]
+    assert list(declared) == [*PUBLIC, *OPTIONS, "strength", "guess_mode", "hint"]
     assert declared["num_samples"].choices == ["1", "4"]
     assert declared["image_resolution"].choices == ["256", "512", "768"]
     assert (declared["scale"].ge, declared["scale"].le) == (0.1, 30.0)
@@ -87,9 +90,11 @@ def test_map_first_then_the_pictures_and_zero_is_a_seed(predictor, house):
 def test_a_map_stands_for_the_detector(predictor, house, tmp_path):
     labels = np.full((256, 256), 21, np.uint8)
     save_png(tmp_path / "map.png", colorize(labels))
-    paths = predictor.predict(house, "", image_resolution="256", ddim_steps=1, map=Path(tmp_path / "map.png"))
+    paths = predictor.predict(
+        house, "", image_resolution="256", ddim_steps=1, hint=Path(tmp_path / "map.png")
+    )
     np.testing.assert_array_equal(np.asarray(Image.open(paths[0])), colorize(labels))
-    assert predictor.generator.detector.calls == []
+    assert predictor.generator.condition().detector.calls == []
 
 
 @pytest.mark.parametrize(

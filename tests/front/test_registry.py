@@ -61,7 +61,7 @@ def test_sd15_is_the_default_once_its_files_are_there(empty_project):
 
 def test_front_ends_offer_the_models_own_guidance(small_model, tmp_path):
     assert known_models()["sd15"].guidance == 9.0  # the original's
-    page = app.build_page(Generator(small_model, ColorDetector(), resolution=64, guidance=2.5))
+    page = app.build_page(Generator(small_model, {"seg": ColorDetector()}, resolution=64, guidance=2.5))
     sliders = {block.label: block.value for block in page.blocks.values() if isinstance(block, gr.Slider)}
     assert sliders["Guidance Scale"] == 2.5 and sliders["Image Resolution"] == 64
     save_png(tmp_path / "a.png", draw())
@@ -107,7 +107,9 @@ def test_devices_and_precisions_are_checked(model_files):
 
 
 def test_the_page_may_ask_for_a_password(small_model):
-    for url in start(Generator(small_model, ColorDetector(), resolution=64), "--auth", "me:secret:word"):
+    for url in start(
+        Generator(small_model, {"seg": ColorDetector()}, resolution=64), "--auth", "me:secret:word"
+    ):
         assert httpx.get(f"{url}config").status_code == 401
         with httpx.Client() as visitor:
             visitor.post(f"{url}login", data={"username": "me", "password": "secret:word"})

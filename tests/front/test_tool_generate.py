@@ -75,7 +75,7 @@ def test_a_folder_with_a_broken_picture(reference, capsys):
         [5],
         "small",
     )
-    assert 0 <= entry["adherence"][0]["miou"] <= 1 and entry["seconds"] > 0
+    assert 0 <= entry["scores"][0]["value"] <= 1 and entry["seconds"] > 0
     assert read_request(reference / "a.png").prompt == "a house"
 
 

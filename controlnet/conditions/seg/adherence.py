@@ -5,11 +5,11 @@ asked for.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from annotator.ade20k import CLASSES, PALETTE, color_codes
+from controlnet.conditions.base import Score
 
 # Classes of one colour are one class to the network, which only ever sees colours.
 _SAME_COLOR = np.unique(color_codes(PALETTE), return_index=True, return_inverse=True)
@@ -25,35 +25,26 @@ class ClassScore:
     iou: float
 
 
-@dataclass(frozen=True, eq=False)
-class Adherence:
-    """Agreement of a picture with its map.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MapScore(Score):
+    """Agreement of a picture with its map; ``value`` is the mean IoU over the classes that occur in either
+    map.
 
-    ``miou`` is the mean over the classes that occur in either map, ``pixel_accuracy`` the share of pixels
-    whose class is the one asked for; both in [0, 1]. ``classes`` are those of the map asked for, worst first.
-    ``found`` is what the detector saw, uint8 ``[H, W]``, and ``departs`` bool ``[H, W]`` is True where that
-    differs.
+    ``pixel_accuracy`` is the share of pixels whose class is the one asked for, in [0, 1]. ``classes`` are
+    those of the map asked for, worst first. ``found`` is what the detector saw, uint8 ``[H, W]``.
     """
 
-    miou: float
     pixel_accuracy: float
     classes: tuple[ClassScore, ...]
     found: np.ndarray
-    departs: np.ndarray
 
-    def summary(self) -> dict[str, Any]:
-        """The numbers, ready for JSON."""
-        return {
-            "miou": round(self.miou, 4),
-            "pixel_accuracy": round(self.pixel_accuracy, 4),
-            "worst": [
-                {"class": c.name, "share": round(c.share, 4), "iou": round(c.iou, 4)}
-                for c in self.classes[:3]
-            ],
-        }
+    @property
+    def miou(self) -> float:
+        """Mean intersection over union, in [0, 1]."""
+        return self.value
 
 
-def measure_adherence(wanted: np.ndarray, found: np.ndarray) -> Adherence:
+def measure_adherence(wanted: np.ndarray, found: np.ndarray) -> MapScore:
     """Compare two label maps of one size.
 
     Args:
@@ -75,10 +66,16 @@ def measure_adherence(wanted: np.ndarray, found: np.ndarray) -> Adherence:
     union = rows + columns - hits
     iou = np.divide(hits, union, out=np.zeros(count), where=union > 0)
     asked_for = sorted(np.flatnonzero(rows), key=lambda index: (iou[index], -rows[index]))
-    return Adherence(
-        miou=float(iou[union > 0].mean()),
-        pixel_accuracy=float(hits.sum() / wanted.size),
-        classes=tuple(ClassScore(CLASSES[i], float(rows[i] / wanted.size), float(iou[i])) for i in asked_for),
-        found=found,
+    miou, accuracy = float(iou[union > 0].mean()), float(hits.sum() / wanted.size)
+    classes = tuple(ClassScore(CLASSES[i], float(rows[i] / wanted.size), float(iou[i])) for i in asked_for)
+    worst = [{"class": c.name, "share": round(c.share, 4), "iou": round(c.iou, 4)} for c in classes[:3]]
+    return MapScore(
+        measure="mIoU",
+        value=miou,
+        agreement=miou,
+        details={"pixel_accuracy": round(accuracy, 4), "worst": worst},
         departs=asked != seen,
+        pixel_accuracy=accuracy,
+        classes=classes,
+        found=found,
     )

@@ -1,5 +1,5 @@
 // The map editor: a canvas over class indices. What is painted is an index, so every colour is exact by construction.
-// Gradio calls this body once with `element`, `props` and `watch`; `props.value` is the map as page/map_editor.py packs it.
+// Gradio calls this body once with `element`, `props` and `watch`; `props.value` is the map as editors/label_map.py packs it.
 const root = element.querySelector(".map-editor");
 const canvas = root.querySelector("canvas");
 const find = (name, kind = "control") => root.querySelector(`[data-${kind}="${name}"]`);
@@ -16,27 +16,6 @@ let tool = "brush", current = 0, chosen = false, highlighted = null;
 let pointer = null;     // [x, y] in map pixels, or null
 let painting = false;
 const mapLayer = document.createElement("canvas");
-
-// ---- packing: runs of [index, length low byte, length high byte], in base64 ----
-function unpack(text, size) {
-  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  const out = new Uint8Array(size);
-  for (let i = 0, at = 0; i < bytes.length; i += 3) {
-    const run = bytes[i + 1] | (bytes[i + 2] << 8);
-    out.fill(bytes[i], at, (at += run));
-  }
-  return out;
-}
-
-function pack(values) {
-  const parts = [];
-  for (let at = 0; at < values.length; ) {
-    const start = at, value = values[at];
-    while (at < values.length && values[at] === value && at - start < 65535) at++;
-    parts.push(String.fromCharCode(value, (at - start) & 255, (at - start) >> 8));
-  }
-  return btoa(parts.join(""));
-}
 
 // ---- drawing ----
 function paintLayer(x0, y0, x1, y1) {

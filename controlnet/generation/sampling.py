@@ -1,0 +1,103 @@
+"""Guided sampling of a ControlLDM: conditions from pictures and prompts, latents from noise.
+
+Written once for the generator and the evaluation; the original has it in every ``gradio_*2image.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cldm.cldm import ControlLDM
+from cldm.ddim_hacked import DDIMSampler
+
+GUESS_MODE_DECAY = 0.825
+
+
+def guided_conditions(
+    model: ControlLDM,
+    control: np.ndarray,
+    prompts: Sequence[str],
+    negative_prompts: Sequence[str],
+    scales: Sequence[float],
+    guess_mode: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both halves of classifier-free guidance.
+
+    Args:
+        model: on its device, its text encoder at hand.
+        control: what the network sees, uint8 RGB ``[H, W, 3]`` for all samples or ``[N, H, W, 3]`` for each
+            its own.
+        prompts, negative_prompts: N texts each.
+        scales: the factor of each output of the control copy, see `control_scales`.
+        guess_mode: leave the control out of the unconditional half.
+
+    Returns:
+        condition and unconditional condition: text ``[N, 77, D]``, hint ``[N, 3, H, W]`` in [0, 1].
+    """
+    text = model.get_learned_conditioning(list(prompts))
+    negative = model.get_learned_conditioning(list(negative_prompts))
+    pictures = torch.from_numpy(np.ascontiguousarray(control)).to(text.device)
+    if pictures.ndim == 3:
+        pictures = pictures[None].expand(len(prompts), -1, -1, -1)
+    hint = (pictures.permute(0, 3, 1, 2).float() / 255.0).to(text.dtype).contiguous()  # [N, 3, H, W]
+    cond = {"c_concat": [hint], "c_crossattn": [text], "control_scales": scales}
+    uncond = {"c_concat": None if guess_mode else [hint], "c_crossattn": [negative], "control_scales": scales}
+    return cond, uncond
+
+
+def control_scales(strength: float, count: int, guess_mode: bool = False) -> list[float]:
+    """The factor of each control output, first block first; guess mode trusts the last ones most."""
+    if not guess_mode:
+        return [strength] * count
+    return [strength * GUESS_MODE_DECAY ** (count - 1 - i) for i in range(count)]
+
+
+def sample_latents(
+    model: ControlLDM,
+    cond: Mapping[str, Any],
+    uncond: Mapping[str, Any],
+    *,
+    steps: int,
+    scale: float,
+    generator: torch.Generator | Sequence[torch.Generator],
+    eta: float = 0.0,
+    on_step: Callable[[DDIMSampler], Callable[[Tensor, int], None]] | None = None,
+) -> Tensor:
+    """Sample by DDIM.
+
+    Args:
+        model: on its device.
+        cond, uncond: of `guided_conditions`.
+        steps, scale, eta: of DDIM and its guidance.
+        generator: the source of all noise; one for each sample makes them independent of each other.
+        on_step: given the sampler, returns its ``img_callback``.
+
+    Returns:
+        ``[N, 4, H/8, W/8]``.
+    """
+    count, _, height, width = cond["c_concat"][0].shape
+    sampler = DDIMSampler(model)
+    latents, _ = sampler.sample(
+        steps,
+        count,
+        (4, height // 8, width // 8),
+        cond,
+        verbose=False,
+        eta=eta,
+        unconditional_guidance_scale=scale,
+        unconditional_conditioning=uncond,
+        generator=generator,
+        img_callback=on_step and on_step(sampler),
+    )
+    return latents
+
+
+def to_uint8(pictures: Tensor) -> np.ndarray:
+    """``[N, 3, H, W]`` in [-1, 1] -> uint8 RGB ``[N, H, W, 3]``, by truncation like the original."""
+    values = pictures.float().permute(0, 2, 3, 1) * 127.5 + 127.5
+    return values.clamp(0, 255).to(torch.uint8).cpu().numpy()

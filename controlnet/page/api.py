@@ -1,0 +1,142 @@
+"""The page's endpoints for programs: ``/process`` as the original has it, ``/generate`` and ``/detect``
+for all.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from annotator.ade20k import CLASSES, PALETTE
+from controlnet.conditions import Condition
+from controlnet.generation.generator import Generator, Result
+from controlnet.generation.png import to_pil
+from controlnet.generation.request import Request, RequestError, request_from_settings
+from controlnet.page.uploads import opened, picture_of, plain_errors
+
+BEFORE_DETECTION = ("prompt", "a_prompt", "n_prompt", "num_samples", "image_resolution")
+AFTER_DETECTION = ("ddim_steps", "guess_mode", "strength", "scale", "seed", "eta")
+
+
+def process_settings(condition: type[Condition]) -> tuple[str, ...]:
+    """The original's inputs after the picture, in its order: a detector's resolution only where there
+    is a network.
+    """
+    detection = () if condition.detect_resolution is None else ("detect_resolution",)
+    return (*BEFORE_DETECTION, *detection, *AFTER_DETECTION)
+
+
+def process_options(condition: type[Condition]) -> tuple[str, ...]:
+    """The condition's own inputs, which come last."""
+    return tuple(option.name for option in condition.options if option.original)
+
+
+def make_process(generator: Generator, condition: type[Condition]) -> Callable[..., list[Image.Image]]:
+    """The original's ``process`` for one condition, with its inputs by name and order."""
+    settings, options = process_settings(condition), process_options(condition)
+    names = ("input_image", *settings, *options)
+
+    def process(*values: Any) -> list[Image.Image]:
+        """Picture and prompt to pictures: the hint first, then ``num_samples`` pictures."""
+        given = dict(zip(names, values, strict=True))
+        request = Request(
+            picture_of(given["input_image"]),
+            condition=condition.name,
+            options={name: given[name] for name in options},
+            **{name: given[name] for name in settings},
+        )
+        result = generator.generate(request)
+        return [to_pil(result.shown), *saved_pictures(result)]
+
+    wrapped = plain_errors(process)
+    # Gradio names the endpoint's inputs after the function's.
+    wrapped.__signature__ = inspect.Signature(
+        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    )
+    return wrapped
+
+
+def make_generate(generator: Generator, default: str) -> Callable[..., list[Image.Image]]:
+    """Any condition by name, with all settings as one JSON object."""
+
+    @plain_errors
+    def generate(input_image, prompt, condition, options, hint, settings) -> list[Image.Image]:
+        """Picture (or hint) and prompt to pictures: the hint first, then the pictures.
+
+        ``condition`` is a name, ``options`` its options, ``hint`` a picture used instead of detection,
+        ``settings`` any other setting of a request, such as ``{"seed": 1, "num_samples": 2}``.
+        """
+        name = condition or default
+        brought = None if hint is None else generator.condition(name).read(opened(hint)).hint
+        picture = None if input_image is None else picture_of(input_image)
+        own = {"prompt": prompt or "", "condition": name, "options": _object(options, "options")}
+        result = generator.generate(
+            request_from_settings({**_object(settings, "settings"), **own}, picture, brought)
+        )
+        return [to_pil(result.shown), *saved_pictures(result)]
+
+    return generate
+
+
+def make_detect(
+    generator: Generator, default: str
+) -> Callable[..., tuple[Image.Image, list[dict[str, Any]]]]:
+    """Detection alone, for any condition."""
+
+    @plain_errors
+    def detect(
+        input_image, detect_resolution, condition, options
+    ) -> tuple[Image.Image, list[dict[str, Any]]]:
+        """Picture to hint: what the network would see, at the detector's size; of a map its classes
+        with shares.
+        """
+        used = generator.condition(condition or default)
+        resolution = checked_resolution(detect_resolution)
+        hint = generator.detect(picture_of(input_image), resolution, used.name, _object(options, "options"))
+        return to_pil(used.control(hint)), class_shares(hint) if used.name == "seg" else []
+
+    return detect
+
+
+def saved_pictures(result: Result) -> list[Image.Image]:
+    """The pictures, each carrying its request; gradio writes them to PNG with it."""
+    return [to_pil(picture, result.metadata(index)) for index, picture in enumerate(result.pictures)]
+
+
+def checked_resolution(resolution: Any) -> int | None:
+    """A detection resolution that ``Request`` would take; None stays None."""
+    return Request(np.zeros((1, 1, 3), np.uint8), "", detect_resolution=resolution).detect_resolution
+
+
+def class_shares(labels: np.ndarray) -> list[dict[str, Any]]:
+    """The classes of a map, largest first: index, name, colour and share in [0, 1]. Ready for JSON."""
+    counts = np.bincount(labels.ravel(), minlength=len(CLASSES))
+    return [
+        {
+            "index": int(index),
+            "class": CLASSES[index],
+            "color": PALETTE[index].tolist(),
+            "share": round(float(counts[index] / labels.size), 4),
+        }
+        for index in np.argsort(-counts, kind="stable")
+        if counts[index]
+    ]
+
+
+def _object(value: Any, name: str) -> dict[str, Any]:
+    """A JSON object, also where it arrives as text or not at all."""
+    if value in (None, ""):
+        return {}
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise RequestError(f"{name} must be a JSON object ({error}).") from None
+    if not isinstance(value, dict):
+        raise RequestError(f"{name} must be a JSON object, got {type(value).__name__}.")
+    return value
