@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from annotator.util import annotator_ckpts_path
+from ldm.packing import pack_weights
 from ldm.weights import WeightsError
 
 
@@ -67,7 +68,9 @@ class NetworkDetector(ABC):
         with self._lock:
             if self._model is None:
                 model = self.build(self.checkpoint or self.default_checkpoint())
-                self._model = model.to(self.device, self.dtype).eval().requires_grad_(False)
+                model.to(self.device, self.dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
+                pack_weights(model)  # on a CPU; elsewhere there is nothing to pack
+                self._model = model
             return self._model
 
     @model.setter
