@@ -68,7 +68,9 @@ class NetworkDetector(ABC):
         with self._lock:
             if self._model is None:
                 model = self.build(self.checkpoint or self.default_checkpoint())
-                model.to(self.device, self.dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
+                model.to(self.device, self.dtype, memory_format=torch.channels_last).eval().requires_grad_(
+                    False
+                )
                 pack_weights(model)  # on a CPU; elsewhere there is nothing to pack
                 self._model = model
             return self._model
