@@ -48,6 +48,14 @@ def test_maps_of_noise_give_what_the_slow_way_gives():
     np.testing.assert_allclose(subset, slow_subset, rtol=0, atol=1e-5)
 
 
+def test_the_network_sees_the_picture_at_184_rows_and_zeros_on_its_padding():
+    x, enlarging = network_input(np.full((100, 91, 3), 255, np.uint8), 184)
+    assert x.shape == (1, 3, 184, 168)
+    assert enlarging.used == (184, 167)
+    assert (x[..., :167] == 255 / 256 - 0.5).all()
+    assert (x[..., 167:] == 0).all()
+
+
 def test_a_window_of_enlarged_maps_is_that_part_of_the_whole():
     enlarging, (rows, columns) = enlarging_of(150, 333)
     maps = np.random.default_rng(0).random((3, rows, columns), dtype=np.float32)
@@ -61,7 +69,7 @@ def test_a_window_of_enlarged_maps_is_that_part_of_the_whole():
 @pytest.mark.parametrize("spot", [(50, 70, 3), (0, 0, 2), (98, 139, 1), (4, 60, 30)])
 def test_the_warm_window_holds_all_that_is_warm_and_its_neighbors(spot: tuple[int, int, int]):
     y, x, side = spot
-    heat = np.zeros((100, 140), np.float32)
+    heat = 0.09 * np.random.default_rng(0).random((100, 140), dtype=np.float32)
     heat[y : y + side, x : x + side] = 30
     whole = cv2.GaussianBlur(heat.astype(np.float64), (25, 25), 3, borderType=cv2.BORDER_REFLECT)
     window = warm_window(heat, 0.1)
@@ -135,7 +143,9 @@ def test_two_halves_of_a_person_are_joined_by_a_limb():
 
 
 def test_a_shoulder_and_an_ear_alone_begin_no_person():
-    candidate = np.column_stack([np.zeros((2, 2)), np.full(2, 0.5), np.arange(2)])
+    candidate = np.column_stack([np.zeros((4, 2)), np.full(4, 0.5), np.arange(4)])
     connections: list[list[Connection]] = [[] for _ in LIMBS]
-    connections[17] = [Connection(0, 1, 9.0)] * 5
+    connections[17] = [Connection(0, ear, 1.0) for ear in (1, 2, 3)]
     assert len(assemble(candidate, connections)) == 0
+    connections[0], connections[17] = connections[17], []
+    assert len(assemble(candidate, connections)) == 1, "as a neck and a shoulder would"
