@@ -67,6 +67,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--condition", default=DEFAULT, choices=sorted(all_conditions()), help="what the page opens on"
     )
     add_model_arguments(parser)
+    add_server_arguments(parser)
+    return parser
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where a page is served, to whom, and how many may wait."""
     parser.add_argument(
         "--host",
         default="127.0.0.1",
@@ -83,7 +89,6 @@ def make_parser() -> argparse.ArgumentParser:
         default=32,
         help="jobs that may wait; more are refused (default: %(default)s)",
     )
-    return parser
 
 
 def parse_arguments(arguments: Sequence[str] | None = None, condition: str = DEFAULT) -> argparse.Namespace:
@@ -119,6 +124,8 @@ def own_temporary_folder() -> Iterator[Path]:
     another from the environment, when components are made.
     """
     before = os.environ.get("GRADIO_TEMP_DIR")
+    if before is not None:
+        Path(before).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="controlnet-page-", dir=before) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:

@@ -57,9 +57,14 @@ def test_process_has_the_originals_thirteen_inputs(client):
     assert tuple(parameter["parameter_name"] for parameter in parameters) == NAMES
     given = {p["parameter_name"]: p["parameter_default"] for p in parameters if p["parameter_has_default"]}
     for name in NAMES[2:]:
-        expected = 64 if name.endswith("resolution") else getattr(DEFAULTS, name)
+        by_model = {"image_resolution": 64, "detect_resolution": 64, "scale": 9.0}
+        expected = by_model.get(name, getattr(DEFAULTS, name))
         assert given[name] == expected, name
-    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/process", "/detect"}
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {
+        "/process",
+        "/generate",
+        "/detect",
+    }
 
 
 def test_map_first_then_the_pictures_each_with_its_request(client, house, generator):

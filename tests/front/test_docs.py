@@ -39,9 +39,7 @@ def test_the_python_example_runs(small_model, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("controlnet.generation.models.find_model", lambda name: name)
     monkeypatch.setattr("controlnet.generation.models.load_generator", lambda files: small)
     monkeypatch.chdir(tmp_path)
-    small_request = snippet.replace(
-        "seed=1)", "seed=1, ddim_steps=1, image_resolution=64, detect_resolution=64)"
-    )
+    small_request = snippet.replace("seed=1)", "seed=1, ddim_steps=1)")
     small_request = small_request.replace("examples/", f"{ROOT}/examples/")
     exec(compile(small_request, "docs/page.md", "exec"), {})
     assert read_request(tmp_path / "lake.png").seed == 1

@@ -19,6 +19,7 @@ from controlnet.generation.generator import Cancelled, Step
 from controlnet.generation.packing import pack_hint
 from controlnet.generation.png import read_request, save_png
 from controlnet.generation.request import Request, RequestError
+from controlnet.page.editors.label_map import edited_map
 from controlnet.page.editors.runs import pack_runs, unpack_runs
 from controlnet.page.jobs import Jobs
 from controlnet.page.links import link_fragment, read_fragment
@@ -280,7 +281,7 @@ def test_damaged_edits_are_refused():
     ]
     for payload in (*bad, {**good, "width": 2**40}, {**good, "runs": "lhAA"}):
         with pytest.raises(RequestError, match="edited map"):
-            unpack_runs(payload)
+            edited_map(payload)
 
 
 def test_links_carry_settings_and_map(house_map):

@@ -1,0 +1,7 @@
+"""The page, opened on canny: python gradio_canny2image.py --help"""
+
+import config
+from controlnet.page.app import main
+
+if __name__ == "__main__":
+    main(save_memory=config.save_memory, condition="canny")
