@@ -1,7 +1,7 @@
 """Where the project's files lie: its own, and the weights that somebody downloads.
 
 There is one layout, that of the original's repository (``models``, ``annotator/ckpts``) with our ``configs``
-and ``examples``, in up to two places: ``ROOT`` for what comes with the project, `home` for what is downloaded.
+and ``examples``, in up to two places: ``ROOT`` has what comes with the project, `home` what is downloaded.
 """
 
 from __future__ import annotations
