@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from annotator.util import annotator_ckpts_path
+from ldm.files import find_file
 from ldm.packing import pack_weights
 from ldm.weights import WeightsError
 
@@ -90,13 +90,14 @@ class NetworkDetector(ABC):
         Raises:
             WeightsError: none is; the text names the file, its place and the command that fetches it.
         """
-        paths = [Path(annotator_ckpts_path) / name for name in cls.checkpoint_names]
-        for path in paths:
-            if path.is_file():
-                return path
+        names = [f"annotator/ckpts/{name}" for name in cls.checkpoint_names]
+        path = find_file(*names)
+        if path.is_file():
+            return path
+        best = find_file(names[0])
         raise WeightsError(
-            f"{paths[0]}: the detector's weights are missing. Fetch them with: controlnet weights fetch "
-            f"{paths[0].stem}"
+            f"{best}: the detector's weights are missing. Fetch them with: "
+            f"controlnet weights fetch {best.stem}"
         )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 
-annotator_ckpts_path = str(Path(__file__).resolve().parent / "ckpts")
-"""The folder that holds the detectors' weights."""
+from ldm.files import ROOT
+
+annotator_ckpts_path = str(ROOT / "annotator" / "ckpts")
+"""The folder of the detectors' weights that come with the project; `ldm.files.find_file` finds others too."""
 
 MAX_PIXELS = 32_000_000
 """No picture may hold more pixels than this, neither as read nor as resized: 32 megapixels."""

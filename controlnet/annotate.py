@@ -236,13 +236,6 @@ def _annotate(batch: list[tuple[Job, np.ndarray]], detector: UniformerDetector, 
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:
-    """Write beside the target and rename. ``atomic_write`` looks through the folder first: too slow for many
-    files.
-    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.partial")
-    try:
+    with atomic_write(path) as partial:
         Image.fromarray(pixels).save(partial, format="PNG")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from ldm.files import ROOT, find_file, home
 
-_PACKAGE = Path(__file__).resolve().parent
+__all__ = ["CONFIGS", "EXAMPLES", "MODELS", "ROOT", "find_file", "home"]
 
-
-def _root() -> Path:
-    """The checkout's root, or the folder that the wheel puts the same files into."""
-    checkout = _PACKAGE.parent
-    return checkout if (checkout / "models" / "cldm_v15.yaml").is_file() else _PACKAGE / "assets"
-
-
-ROOT = _root()
 MODELS = ROOT / "models"
 CONFIGS = ROOT / "configs"
 EXAMPLES = ROOT / "examples"

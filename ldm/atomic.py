@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-import re
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,15 +21,16 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     The temporary file lies in the same folder (so the same file system) and keeps the suffix. After an
     exception it is removed and ``path`` is as it was. After a kill it stays behind, and the next save to the
     same ``path`` removes it: each writer holds a lock on its file, which the system drops when the writer
-    dies, so a second writer that is alive is left alone (of two, the later rename wins). So write into the
-    file that is there: not with a function that puts another in its place, like safetensors' ``save_file``. A
-    symbolic link is replaced, not what it points to.
+    dies, so a second writer that is alive is left alone (of two, the later rename wins). The time that this
+    takes does not depend on the number of files in the folder.
+
+    So write into the file that is there: not with a function that puts another in its place, like
+    safetensors' ``save_file``. A symbolic link is replaced, not what it points to.
 
     Raises:
         OSError: the folder does not exist or cannot be written to, or flushing failed.
     """
     path = Path(path)
-    _remove_abandoned(path)
     partial, lock = _create_partial(path)
     try:
         yield partial
@@ -48,40 +48,62 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def _create_partial(path: Path) -> tuple[Path, int | None]:
-    while True:
-        partial = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.partial{path.suffix}")
+    """Create and lock the first temporary file that no living writer has.
+
+    They are numbered, so that what a dead writer left is found without a look through the folder: all numbers
+    up to the first that is free are tried.
+    """
+    numbered = (_partial(path, number) for number in itertools.count())
+    for partial in numbered:
+        _remove_if_abandoned(partial)
         try:
             # Not tempfile: its files are private (0600), while a saved file has the mode that the umask says.
             file = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         except FileExistsError:
             continue
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # no locks here: nobody else can lock it either
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_open_as(file, partial):
+                os.close(file)  # another save took it for abandoned in the moment before it was locked
+                continue
+        while _remove_if_abandoned(next(numbered)):
+            pass
         if fcntl is None:
             os.close(file)
             return partial, None
-        with contextlib.suppress(OSError):  # a file system without locks: the next save cannot lock it either
-            fcntl.flock(file, fcntl.LOCK_EX)
-        if partial.exists():
-            return partial, file
-        os.close(file)  # another save took it for abandoned in the moment before it was locked
+        return partial, file
+    raise AssertionError("numbers do not end")
 
 
-def _remove_abandoned(path: Path) -> None:
-    pattern = re.compile(re.escape(_prefix(path)) + r"[0-9a-f]{8}\.partial" + re.escape(path.suffix))
-    for partial in (entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name)):
-        with contextlib.suppress(
-            OSError
-        ):  # gone by now, another user's, or locked because its writer is alive
-            if fcntl is None:
-                partial.unlink()
-            else:
-                with partial.open("r+b") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    partial.unlink()
+def _remove_if_abandoned(partial: Path) -> bool:
+    """Whether there was a file without a writer, which is gone now."""
+    try:
+        if fcntl is None:
+            partial.unlink()
+            return True
+        with partial.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is_open_as(file.fileno(), partial):
+                return False  # its writer has just put it in its place
+            partial.unlink()
+            return True
+    except OSError:  # not there, another user's, or locked because its writer is alive
+        return False
 
 
-def _prefix(path: Path) -> str:
+def _is_open_as(file: int, path: Path) -> bool:
+    """Whether ``path`` is still the file that was opened."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _partial(path: Path, number: int) -> Path:
     """Hidden, and short enough where the name itself is as long as a file system allows (255 bytes)."""
-    return f".{os.fsencode(path.name)[:200].decode('utf-8', 'ignore')}."
+    start = os.fsencode(path.name)[:200].decode("utf-8", "ignore")
+    return path.with_name(f".{start}.{number}.partial{path.suffix}")
 
 
 def _flush(path: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,30 @@ def test_two_living_writers_do_not_harm_each_other(tmp_path: Path):
             second.write_bytes(b"second")
         assert path.read_bytes() == b"second"
     assert path.read_bytes() == b"first"
+    assert names(tmp_path) == ["file"]
+
+
+def test_many_writers_at_once_leave_one_whole_file(tmp_path: Path):
+    path = tmp_path / "file"
+
+    def write(number: int) -> None:
+        for _ in range(10):
+            with atomic_write(path) as partial:
+                partial.write_bytes(bytes([number]) * 1000)
+            assert len(set(path.read_bytes())) == 1
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_folder_with_many_files_is_not_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, lambda *_: pytest.fail("the folder was listed"))
+    for content in (b"1", b"2"):
+        with atomic_write(tmp_path / "file") as partial:
+            partial.write_bytes(content)
+    monkeypatch.undo()
     assert names(tmp_path) == ["file"]
 
 

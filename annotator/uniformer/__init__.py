@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from annotator import ade20k
-from annotator.util import annotator_ckpts_path
+from ldm.files import ROOT, find_file, home
 
 if TYPE_CHECKING:
     from torch import nn
 
-DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "annotator" / "upernet_global_small.py"
+DEFAULT_CONFIG = ROOT / "configs" / "annotator" / "upernet_global_small.py"
 
 
 class UniformerDetector:
@@ -130,9 +130,9 @@ def _default_checkpoint(config: Any, config_path: Path) -> Path:
         raise WeightsError(
             f"{config_path}: this config names no checkpoint; give the one that belongs to it."
         )
-    path = Path(annotator_ckpts_path) / name
+    path = find_file(f"annotator/ckpts/{name}")
     if not path.is_file():
         fetch = config.get("fetch")
-        how = f" Fetch it at the root of the repository with: {fetch}" if fetch else ""
+        how = f" Fetch it in {home()} with: {fetch}" if fetch else ""
         raise WeightsError(f"{path}: the detector's weights are missing.{how}")
     return path

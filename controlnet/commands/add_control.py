@@ -15,9 +15,9 @@ from pathlib import Path
 from controlnet.files import MODELS
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("input", type=Path, help="Stable Diffusion: .ckpt, .pth or .safetensors")
     parser.add_argument("output", type=Path, help="file to write: .ckpt, .pth or .safetensors")

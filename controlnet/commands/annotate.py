@@ -5,24 +5,28 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from annotator.uniformer import UniformerDetector
 from controlnet.annotate import annotate_folder
+from controlnet.generation.models import known_models
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run the command line; the exit status is 0, 1 where pictures failed, 2 where nothing could be done."""
     parser = argparse.ArgumentParser(
-        description="Segment a folder of pictures into colour and index maps (PNG)."
+        prog=prog, description="Segment a folder of pictures into colour and index maps (PNG)."
     )
     parser.add_argument("folder", help="pictures, also in subfolders")
     parser.add_argument("out", help="where colors/, labels/ and prompt.json go")
     parser.add_argument(
-        "--config", help="an mmseg config; its Python code is run (default: the original's network)"
+        "--config",
+        help="an mmseg config; its Python code is run (default: the original's network, or the embedded one "
+        "where the original's weights are not there)",
     )
     parser.add_argument("--checkpoint", help="weights that belong to the config")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
@@ -34,9 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompts", action="store_true", help="write the prompt.json that training reads")
     options = parser.parse_args(arguments)
 
-    detector = UniformerDetector(
-        options.checkpoint, options.config, options.device, PRECISIONS.get(options.precision)
-    )
+    checkpoint, config = options.checkpoint, options.config
+    if checkpoint is None and config is None:
+        checkpoint, config = default_detector()
+    detector = UniformerDetector(checkpoint, config, options.device, PRECISIONS.get(options.precision))
     try:
         report = annotate_folder(
             options.folder,
@@ -53,3 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path, reason in report.failed:
         print(f"{path}: {reason}", file=sys.stderr)
     return 1 if report.failed else 0
+
+
+def default_detector() -> tuple[Path, Path | None]:
+    """Weights and config of the original's detector, or of the embedded one where those are not there."""
+    original, embedded = known_models()["sd15"], known_models()["tiny"]
+    if original.detector_weights.is_file():
+        return original.detector_weights, original.detector_config
+    print(
+        f"There is no {original.detector_weights}: the embedded detector is used, for drawn scenes only.",
+        file=sys.stderr,
+    )
+    return embedded.detector_weights, embedded.detector_config

@@ -1,8 +1,8 @@
 """Measure a model: does it keep to map and prompt? python tool_evaluate.py --count 100 --json scores.json
 
 Scenes are drawn from seeds that training never saw, or read from a folder like those that tutorial_train.py
-reads.
-The same command measures Stable Diffusion with the ADE20K detector: --model sd15.
+reads. The same command measures Stable Diffusion with the ADE20K detector: --model sd15 --folder FOLDER.
+How pictures agree with their prompts is told of drawn scenes, and of a folder where --model is tiny.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import cv2
 from PIL import Image
 
 from annotator.uniformer import UniformerDetector
-from controlnet.evaluate.evaluation import Case, Sampling, detector_score, draw_cases, evaluate, read_cases
+from controlnet.evaluate.evaluation import Case, Sampling, detector_score, evaluate, read_cases
 from controlnet.evaluate.grid import sheet
 from controlnet.generation.models import (
     ModelError,
@@ -28,19 +28,18 @@ from controlnet.generation.models import (
     known_models,
     load_generator,
 )
-from controlnet.storybook.dataset import HELD_OUT_SEED
 from ldm.weights import WeightsError
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_model_arguments(parser)
     parser.set_defaults(model="tiny")
     parser.add_argument("--count", type=int, default=100, help="how many scenes (default 100)")
     parser.add_argument(
-        "--seed", type=int, default=HELD_OUT_SEED, help="of the first scene (default %(default)s)"
+        "--seed", type=int, help="of the first scene (default: the first held out of training)"
     )
     parser.add_argument("--folder", type=Path, help="a data set with maps, instead of drawn scenes")
     parser.add_argument("--hint-kind", default="color-map", help="its maps: color-map or class-index")
@@ -78,29 +77,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """What was measured, and its scores; draws the sheet along the way."""
-    source = {"folder": str(options.folder)} if options.folder else {"seed": options.seed}
     if options.detector_only:
         files = known_models().get(options.model) or known_models()["tiny"]
         weights = options.detector_weights or files.detector_weights
         device = find_device(options.device)
         detector = UniformerDetector(weights, options.detector_config or files.detector_config, device)
-        cases = find_cases(options, files.resolution)
+        cases, source = find_cases(options, files.resolution)
         about = {"detector": str(weights), "count": len(cases), **source}
         return about | detector_score(detector, cases)
     files = find_model(options.model, options.weights, options.detector_weights, options.detector_config)
     generator = load_generator(files, options.device, options.precision)
-    model, cases = generator.model, find_cases(options, generator.resolution)
+    model, detector = generator.model, generator.condition("seg").detector
+    cases, source = find_cases(options, generator.resolution)
     scale = files.guidance if options.scale is None else options.scale
     sampling = Sampling(options.steps, scale, options.batch_size)
-    report = evaluate(model, generator.detector, cases, sampling, keep=8 if options.grid else 0)
+    report = evaluate(model, detector, cases, sampling, keep=8 if options.grid else 0)
     if options.grid:
         Image.fromarray(sheet(model, cases, report.generated, sampling)).save(options.grid)
     about = {"model": files.name, "count": len(cases), **source, "steps": options.steps, "scale": scale}
     return about | report.scores
 
 
-def find_cases(options: argparse.Namespace, size: int) -> list[Case]:
-    """Drawn scenes, or the pictures of the folder that was given."""
+def find_cases(options: argparse.Namespace, size: int) -> tuple[list[Case], dict[str, Any]]:
+    """The pictures of the folder that was given, or drawn scenes; and where they come from."""
     if options.folder:
-        return read_cases(options.folder, options.count, size, options.hint_kind)
-    return draw_cases(options.count, options.seed, size)
+        cases = read_cases(options.folder, options.count, size, options.hint_kind)
+        if options.model == "tiny":  # knows drawn scenes only, so these are some
+            from controlnet.storybook.cases import with_judge
+
+            cases = [with_judge(case) for case in cases]
+        return cases, {"folder": str(options.folder)}
+    from controlnet.storybook.cases import draw_cases
+    from controlnet.storybook.dataset import HELD_OUT_SEED
+
+    seed = HELD_OUT_SEED if options.seed is None else options.seed
+    return draw_cases(options.count, seed, size), {"seed": seed}

@@ -32,9 +32,9 @@ from controlnet.generation.request import RequestError, setting_names, setting_t
 from ldm.weights import WeightsError
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "source", type=Path, help="a picture, a folder of pictures, or a JSON-lines file of requests"
@@ -106,11 +106,13 @@ def jobs_of(options: argparse.Namespace) -> list[Job]:
     return jobs_of_pictures(options.source, settings, repeat=options.from_image)
 
 
-def main(arguments: Sequence[str] | None = None, save_memory: bool = False) -> int:
+def main(
+    arguments: Sequence[str] | None = None, prog: str | None = None, *, save_memory: bool = False
+) -> int:
     """Do the jobs; 0 if all went well, 1 if some inputs failed. ``save_memory`` is the default of that
     option.
     """
-    options = parse_arguments(arguments)
+    options = parse_arguments(arguments, prog)
     try:
         files = find_model(options.model, options.weights, options.detector_weights, options.detector_config)
         jobs = jobs_of(options)

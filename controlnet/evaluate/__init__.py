@@ -1,1 +1,1 @@
-"""Judges how well a model keeps to hints and prompts, on any data."""
+"""Measures how well a model keeps to hints and prompts, on any data."""

@@ -1,14 +1,14 @@
-"""How well a model keeps to map and prompt, measured on scenes that it never saw; see ``tool_evaluate.py``.
+"""How well a model keeps to map and prompt, measured on cases that it never saw; see ``tool_evaluate.py``.
 
 Every picture is made from a map and a prompt, the detector finds the map of what came out, and the two maps
-are compared. A score of the detector itself, on pictures that were drawn, says what a perfect model could
-reach.
+are compared. A score of the detector itself, on the cases' own pictures, says what a perfect model could
+reach. Whether a picture agrees with its prompt is left to judges, which the cases bring along.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,24 +23,35 @@ from annotator.ade20k import CLASSES, colorize, labels_from_colors
 from annotator.uniformer import UniformerDetector
 from annotator.util import resize_image
 from cldm.cldm import ControlLDM
-from cldm.ddim_hacked import DDIMSampler
 from controlnet.evaluate.scores import MeanIoU
-from controlnet.generation.generator import to_uint8
+from controlnet.generation.sampling import control_scales, guided_conditions, sample_latents, to_uint8
 from controlnet.pictures import read_picture
-from controlnet.storybook.dataset import draw_scene
-from controlnet.storybook.scenes.judge import judge
-from controlnet.storybook.scenes.prompts import named_in
 from controlnet.training.data.records import HINT_KINDS, read_hint, read_records
+
+Judge = Callable[[np.ndarray], Mapping[str, bool]]
+"""Whether a picture, uint8 RGB ``[H, W, 3]``, agrees with a prompt, for each aspect that can be told, such as
+``season``."""
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """What a model is asked for, ``labels`` (uint8 ``[H, W]``) and ``prompt``, and what was there:
-    ``picture``, uint8 RGB ``[H, W, 3]``."""
+    """What a model is asked for, and what was there.
+
+    Attributes:
+        picture: uint8 RGB ``[H, W, 3]``.
+        labels: its map, uint8 ``[H, W]``.
+        prompt: what it shows.
+        judge: tells whether another picture agrees with the prompt; without one, nothing is said of that.
+    """
 
     picture: np.ndarray
     labels: np.ndarray
     prompt: str
+    judge: Judge | None = None
+
+    def agreement(self, picture: np.ndarray) -> Mapping[str, bool]:
+        """The judge's verdict on a picture."""
+        return self.judge(picture) if self.judge else {}
 
 
 @dataclass(frozen=True)
@@ -60,12 +71,6 @@ class Report:
 
     scores: dict[str, Any]
     generated: dict[int, np.ndarray] = field(default_factory=dict)
-
-
-def draw_cases(count: int, seed: int, size: int) -> list[Case]:
-    """Scenes ``seed`` to ``seed + count - 1`` of the storybook."""
-    scenes = (draw_scene(seed + index, size) for index in range(count))
-    return [Case(scene.picture, scene.labels, scene.prompt) for scene in scenes]
 
 
 def read_cases(folder: Path, count: int | None, size: int, hint_kind: str = "color-map") -> list[Case]:
@@ -114,24 +119,12 @@ def generate(
         sampling: steps and guidance.
         strength: factor of the control; 0 leaves the prompt alone.
     """
-    height, width = cases[0].labels.shape
-    context = model.get_learned_conditioning([case.prompt for case in cases])
-    empty = model.get_learned_conditioning([""] * len(cases))
-    maps = torch.from_numpy(np.stack([colorize(case.labels) for case in cases])).to(context.device)
-    control = {
-        "c_concat": [(maps.permute(0, 3, 1, 2).float() / 255).to(context.dtype)],
-        "control_scales": [strength] * len(model.control_scales),
-    }
-    latents, _ = DDIMSampler(model).sample(
-        sampling.steps,
-        len(cases),
-        (4, height // 8, width // 8),
-        {**control, "c_crossattn": [context]},
-        unconditional_guidance_scale=sampling.scale,
-        unconditional_conditioning={**control, "c_crossattn": [empty]},
-        generator=[torch.Generator(context.device).manual_seed(seed) for seed in seeds],
-        verbose=False,
-    )
+    maps = np.stack([colorize(case.labels) for case in cases])
+    prompts, negative_prompts = [case.prompt for case in cases], [""] * len(cases)
+    scales = control_scales(strength, len(model.control_scales))
+    cond, uncond = guided_conditions(model, maps, prompts, negative_prompts, scales)
+    noise = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
+    latents = sample_latents(model, cond, uncond, steps=sampling.steps, scale=sampling.scale, generator=noise)
     return to_uint8(model.decode_first_stage(latents))
 
 
@@ -172,17 +165,9 @@ def vae_psnr(model: ControlLDM, cases: Sequence[Case]) -> float:
     return float(score.compute())
 
 
-def agreement(picture: np.ndarray, case: Case) -> dict[str, bool]:
-    """Whether a picture agrees with its prompt, for each of ``time``, ``season``, ``house``, ``car`` and
-    ``boat`` that the prompt names and the judge can tell."""
-    seen = judge(picture, case.labels)
-    asked = {name: value for name, value in named_in(case.prompt).items() if seen[name] is not None}
-    return {name: seen[name] == value for name, value in asked.items()}
-
-
 def prompt_scores(answers: Sequence[Mapping[str, bool]]) -> dict[str, Any]:
-    """``prompt_accuracy``, the share of pictures that agree in all of `agreement` (None if no prompt names
-    anything), and the shares of each aspect as ``prompt_accuracy_of``."""
+    """``prompt_accuracy``, the share of pictures that agree with their prompts in all aspects (None where no
+    judge could tell any), and the shares of each aspect as ``prompt_accuracy_of``."""
     told = [all(answer.values()) for answer in answers if answer]
     aspects = sorted({name for answer in answers for name in answer})
     shares = {name: [answer[name] for answer in answers if name in answer] for name in aspects}
@@ -219,7 +204,7 @@ def evaluate(
     Args:
         model: a ``ControlLDM`` in eval mode.
         detector: finds the maps of pictures, with ADE20K's classes.
-        cases: what is asked for.
+        cases: what is asked for, with judges of the prompts or without.
         sampling: how pictures are made.
         keep: how many generated pictures to keep in the report.
         progress: show progress bars.
@@ -238,7 +223,7 @@ def evaluate(
     controlled, free, agreements = MeanIoU(), MeanIoU(), []
     for index, picture in generate_all(model, cases, sampling, 1.0, progress):
         controlled.update(detector.labels(picture), cases[index].labels)
-        agreements.append(agreement(picture, cases[index]))
+        agreements.append(cases[index].agreement(picture))
         if index < keep:
             report.generated[index] = picture
     for index, picture in generate_all(model, cases, sampling, 0.0, progress):

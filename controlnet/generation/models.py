@@ -12,8 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from annotator.uniformer import UniformerDetector
-from annotator.util import annotator_ckpts_path
-from controlnet.files import CONFIGS, MODELS
+from controlnet.files import CONFIGS, MODELS, find_file
 from controlnet.generation.generator import Generator
 from ldm.packing import pack_weights
 from ldm.weights import WeightsError
@@ -56,25 +55,24 @@ class ModelFiles:
 
 def known_models() -> dict[str, ModelFiles]:
     """The models that have a name; of two places for the same weights, the one that is there."""
-    models, checkpoints = MODELS, Path(annotator_ckpts_path)
     return {
         "sd15": ModelFiles(
             name="sd15",
-            config=models / "cldm_v15.yaml",
-            weights=_first_there(models / "control_sd15_seg.safetensors", models / "control_sd15_seg.pth"),
-            detector_weights=checkpoints / "upernet_global_small.pth",
+            config=MODELS / "cldm_v15.yaml",
+            weights=find_file("models/control_sd15_seg.safetensors", "models/control_sd15_seg.pth"),
+            detector_weights=find_file("annotator/ckpts/upernet_global_small.pth"),
             detector_config=None,
             how_to_get="hf download lllyasviel/ControlNet models/control_sd15_seg.pth "
             "annotator/ckpts/upernet_global_small.pth --local-dir .",
         ),
         "tiny": ModelFiles(
             name="tiny",
-            config=models / "tiny" / "cldm_tiny.yaml",
-            weights=_first_there(
-                models / "tiny" / "control_tiny_seg.safetensors",
-                models / "tiny" / "control_tiny_seg.safetensors.index.json",
+            config=MODELS / "tiny" / "cldm_tiny.yaml",
+            weights=find_file(
+                "models/tiny/control_tiny_seg.safetensors",
+                "models/tiny/control_tiny_seg.safetensors.index.json",
             ),
-            detector_weights=checkpoints / "upernet_tiny.safetensors",
+            detector_weights=find_file("annotator/ckpts/upernet_tiny.safetensors"),
             detector_config=CONFIGS / "annotator" / "upernet_tiny.py",
             how_to_get="make tiny",
             guidance=3.0,  # more makes colours surer and small things rougher; see models/tiny/README.md
@@ -215,7 +213,3 @@ def generator_or_exit(options: argparse.Namespace) -> Generator:
         return generator_from_options(options)
     except (ModelError, WeightsError) as error:
         raise SystemExit(f"error: {error}") from None
-
-
-def _first_there(*places: Path) -> Path:
-    return next((place for place in places if place.is_file()), places[-1])

@@ -60,9 +60,9 @@ def model_note(generator: Generator, condition: type[Condition]) -> str:
     )
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     """The options of the page's command."""
-    parser = argparse.ArgumentParser(description="Serve the page.")
+    parser = argparse.ArgumentParser(prog=prog, description="Serve the page.")
     parser.add_argument(
         "--condition", default=DEFAULT, choices=sorted(all_conditions()), help="what the page opens on"
     )
@@ -91,9 +91,11 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse_arguments(arguments: Sequence[str] | None = None, condition: str = DEFAULT) -> argparse.Namespace:
+def parse_arguments(
+    arguments: Sequence[str] | None = None, condition: str = DEFAULT, prog: str | None = None
+) -> argparse.Namespace:
     """The options of a command line; ``condition`` is the default of that option."""
-    parser = make_parser()
+    parser = make_parser(prog)
     parser.set_defaults(condition=condition)
     options = parser.parse_args(arguments)
     if options.auth and ":" not in options.auth:
@@ -101,15 +103,21 @@ def parse_arguments(arguments: Sequence[str] | None = None, condition: str = DEF
     return options
 
 
-def main(arguments: Sequence[str] | None = None, save_memory: bool = False, condition: str = DEFAULT) -> None:
+def main(
+    arguments: Sequence[str] | None = None,
+    save_memory: bool = False,
+    condition: str = DEFAULT,
+    prog: str | None = None,
+) -> None:
     """Load the model and serve the page until interrupted.
 
     Args:
         arguments: of the command line, by default the program's own.
         save_memory, condition: defaults of these options.
+        prog: name of the program in its help.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    options = parse_arguments(arguments, condition)
+    options = parse_arguments(arguments, condition, prog)
     options.save_memory = options.save_memory or save_memory
     with own_temporary_folder():
         page = build_page(generator_or_exit(options), load_examples(EXAMPLES), options.condition)

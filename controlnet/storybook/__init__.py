@@ -1,1 +1,1 @@
-"""The drawn world, and the recipe of the embedded model that knows it. Nothing else imports this package."""
+"""The drawn world, and the recipe of the embedded model that knows it. Only commands import this package."""

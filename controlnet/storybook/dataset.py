@@ -27,6 +27,7 @@ from controlnet.storybook.scenes.layout import Thing, compose
 from controlnet.storybook.scenes.looks import Look, random_look
 from controlnet.storybook.scenes.painter import paint
 from controlnet.storybook.scenes.prompts import COLOURED, NOUNS, describe, named_in
+from ldm.atomic import atomic_write
 
 _KIND_LABELS = {
     "sheep": Label.ANIMAL, "cow": Label.ANIMAL, "pine": Label.TREE, "road_away": Label.ROAD,
@@ -224,9 +225,8 @@ def write_dataset(
         fresh = get_context("spawn")  # OpenCV's threads do not survive a fork
         with ProcessPoolExecutor(workers, fresh, cv2.setNumThreads, (1,)) as pool:
             lines = _with_progress(pool.map(draw, seeds, chunksize=16), count)
-    unfinished = index.with_suffix(".part")
-    unfinished.write_text("".join(lines), encoding="utf-8")
-    unfinished.replace(index)
+    with atomic_write(index) as unfinished:
+        unfinished.write_text("".join(lines), encoding="utf-8")
 
 
 def _with_progress(lines: Iterable[str], count: int) -> list[str]:

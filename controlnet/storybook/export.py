@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
-from huggingface_hub import save_torch_state_dict
+from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 
-from ldm.weights import read_state_dict
+from ldm.atomic import atomic_write
+from ldm.weights import read_state_dict, save_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -56,19 +57,22 @@ def export(source: Path, target: Path, part_size: str = "14MB", vae: Path | None
                 f"{source}: {name} has values beyond float16 (largest {tensor.abs().max().item():g})."
             )
     target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=target.parent, prefix=".export-") as unfinished:
-        save_torch_state_dict(
-            state,
-            unfinished,
-            filename_pattern=f"{target.stem}{{suffix}}.safetensors",
-            max_shard_size=part_size,
-            metadata={"format": "pt"},
-        )
-        for old in target.parent.glob(f"{target.stem}*.safetensors*"):
-            old.unlink()
-        for part in Path(unfinished).iterdir():
-            part.replace(target.parent / part.name)
-    return sorted(target.parent.glob(f"{target.stem}*.safetensors*"))
+    before = set(target.parent.glob(f"{target.stem}*.safetensors*"))
+    parts = split_torch_state_dict_into_shards(
+        state, filename_pattern=f"{target.stem}{{suffix}}.safetensors", max_shard_size=part_size
+    )
+    written = [target.parent / name for name in parts.filename_to_tensors]
+    for path in written:
+        save_state_dict({name: state[name] for name in parts.filename_to_tensors[path.name]}, path)
+    if parts.is_sharded:
+        written.append(target.with_name(f"{target.name}.index.json"))
+        metadata = {**parts.metadata, "format": "pt"}
+        with atomic_write(written[-1]) as unfinished:
+            index = {"metadata": metadata, "weight_map": parts.tensor_to_filename}
+            unfinished.write_text(json.dumps(index, indent=2), encoding="utf-8")
+    for old in before - set(written):
+        old.unlink()
+    return sorted(written)
 
 
 def _decoder_of(vae: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -21,6 +21,8 @@ import numpy as np
 from PIL import ImageColor
 from tqdm import tqdm
 
+from ldm.atomic import atomic_write
+
 COLOR_NAMES = """
 alice blue|antique white|aqua|aquamarine|azure|beige|bisque|black|blanched almond|blue|blue violet|brown|
 burly wood|cadet blue|chartreuse|chocolate|coral|cornflower blue|cornsilk|crimson|dark blue|dark cyan|
@@ -118,9 +120,8 @@ def make_fill50k(
     ) as pool:  # drawing and packing release the interpreter's lock
         written = pool.map(write, range(count))
         lines = list(tqdm(written, total=count, desc=f"Drawing {folder}", disable=not progress))
-    unfinished = prompts.with_suffix(".json.part")
-    unfinished.write_text("".join(lines), encoding="utf-8")
-    unfinished.replace(prompts)
+    with atomic_write(prompts) as unfinished:
+        unfinished.write_text("".join(lines), encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

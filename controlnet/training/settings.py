@@ -183,14 +183,17 @@ class Settings:
             raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
 
     def from_command_line(
-        self, arguments: Sequence[str] | None = None, description: str | None = None
+        self,
+        arguments: Sequence[str] | None = None,
+        description: str | None = None,
+        prog: str | None = None,
     ) -> Settings:
         """A copy with the settings of ``--config FILE``, if it is given, and of the other options.
 
         Options are spelled with hyphens or underscores; ``none`` unsets those that may be unset. Errors end
         the program, as usual with argparse.
         """
-        parser = argparse.ArgumentParser(description=description)
+        parser = argparse.ArgumentParser(prog=prog, description=description)
         parser.add_argument(
             "--config", metavar="YAML", help="file with any of these settings; see configs/train"
         )

@@ -103,10 +103,11 @@ def test_refuses_what_is_no_rgb_picture_before_anything_is_loaded(picture: np.nd
 def test_missing_default_weights_say_where_they_belong_and_how_to_get_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    monkeypatch.setattr("annotator.uniformer.annotator_ckpts_path", str(tmp_path))
+    monkeypatch.setattr("ldm.files.ROOT", tmp_path)
+    monkeypatch.setenv("CONTROLNET_HOME", str(tmp_path))
     with pytest.raises(WeightsError) as raised:
         UniformerDetector().load()
-    assert str(tmp_path / "upernet_global_small.pth") in str(raised.value)
+    assert str(tmp_path / "annotator/ckpts/upernet_global_small.pth") in str(raised.value)
     assert "hf download lllyasviel/ControlNet annotator/ckpts/upernet_global_small.pth" in str(raised.value)
 
 

@@ -37,9 +37,8 @@ def empty_project(tmp_path, monkeypatch):
     """A project whose folders hold no weights."""
     monkeypatch.setattr("controlnet.generation.models.MODELS", tmp_path / "models")
     monkeypatch.setattr("controlnet.generation.models.CONFIGS", tmp_path / "configs")
-    monkeypatch.setattr(
-        "controlnet.generation.models.annotator_ckpts_path", str(tmp_path / "annotator" / "ckpts")
-    )
+    monkeypatch.setattr("ldm.files.ROOT", tmp_path)
+    monkeypatch.setenv("CONTROLNET_HOME", str(tmp_path))
     return tmp_path
 
 

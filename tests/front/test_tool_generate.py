@@ -148,7 +148,8 @@ def test_results_repeat_from_themselves(reference, tmp_path, model_options):
 
 
 def test_missing_weights_say_how_to_get_them(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("controlnet.generation.models.ROOT", tmp_path)
+    monkeypatch.setattr("ldm.files.ROOT", tmp_path)
+    monkeypatch.setenv("CONTROLNET_HOME", str(tmp_path))
     assert run(tmp_path, tmp_path / "out", "--model", "tiny", "--prompt", "x") == 2
     message = capsys.readouterr().err
     assert "control_tiny_seg.safetensors" in message and "make tiny" in message

@@ -4,9 +4,11 @@ ControlNet.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +24,14 @@ from controlnet.evaluate import evaluation as evaluation
 from controlnet.evaluate.evaluation import (
     Case,
     Sampling,
-    agreement,
     batches_of,
-    draw_cases,
     evaluate,
     generate,
     prompt_scores,
     read_cases,
 )
 from controlnet.evaluate.scores import MeanIoU
+from controlnet.storybook.cases import draw_cases, with_judge
 from controlnet.storybook.dataset import HELD_OUT_SEED, StorybookDataset, draw_scene, write_dataset
 from controlnet.storybook.export import export
 from controlnet.storybook.make_tiny import make_tiny
@@ -94,9 +95,9 @@ def test_a_perfect_model_gets_perfect_scores(monkeypatch, tiny_model):
 
 def test_a_model_that_ignores_its_prompt_is_found_out(monkeypatch, tiny_model):
     cases = draw_cases(30, HELD_OUT_SEED, 64)
-    grey = prompt_scores([agreement(np.full_like(case.picture, 128), case) for case in cases])
+    grey = prompt_scores([case.agreement(np.full_like(case.picture, 128)) for case in cases])
     assert grey["prompt_accuracy"] < 0.4
-    unasked = agreement(cases[0].picture, Case(cases[0].picture, cases[0].labels, ""))
+    unasked = with_judge(Case(cases[0].picture, cases[0].labels, "")).agreement(cases[0].picture)
     assert unasked == {} and prompt_scores([unasked])["prompt_accuracy"] is None
 
 
@@ -120,8 +121,33 @@ def test_cases_of_a_folder_are_those_that_were_drawn(tmp_path):
         assert np.array_equal(read.picture, drawn.picture)
         assert np.array_equal(read.labels, drawn.labels)
         assert read.prompt == drawn.prompt
+        assert read.judge is None and read.agreement(read.picture) == {}
     with pytest.raises(ValueError, match="are no maps"):
         read_cases(tmp_path, None, 64, "picture")
+
+
+def test_a_folder_needs_no_drawn_world(tmp_path, monkeypatch):
+    write_dataset(tmp_path, 2, seed=5, size=64)
+    for name in ("controlnet.storybook", "controlnet.storybook.cases", "controlnet.storybook.dataset"):
+        monkeypatch.setitem(sys.modules, name, None)  # to import it is an error from here on
+    options = argparse.Namespace(
+        folder=tmp_path, count=1, hint_kind="color-map", model="sd15", detector_only=False, seed=None
+    )
+    cases, source = tool_evaluate.find_cases(options, 64)
+    assert source == {"folder": str(tmp_path)} and [case.judge for case in cases] == [None]
+    with pytest.raises(ImportError):
+        tool_evaluate.find_cases(argparse.Namespace(**vars(options) | {"folder": None}), 64)
+
+
+def test_judges_are_the_callers(monkeypatch, tiny_model):
+    picture, labels = np.full((64, 64, 3), 200, np.uint8), np.zeros((64, 64), np.uint8)
+    judges = (lambda picture: {"bright": bool(picture.mean() > 100)}, None)
+    bright = [Case(picture, labels, "", judge) for judge in judges]
+    monkeypatch.setattr(
+        evaluation, "generate", lambda model, cases, *_: np.stack([picture // 4] * len(cases))
+    )
+    scores = evaluate(tiny_model, Oracle(bright), bright, Sampling(), progress=False).scores
+    assert scores["prompt_accuracy"] == 0 and scores["prompt_accuracy_of"] == {"bright": 0}
 
 
 def test_batches_hold_one_size_and_keep_the_order():
@@ -362,7 +388,7 @@ def shipped_scores():
     loaded = load_generator(find_model("tiny"), "cpu")
     cases = draw_cases(8, HELD_OUT_SEED + 6000, 256)
     return evaluate(
-        loaded.model, loaded.detector, cases, Sampling(scale=loaded.guidance), progress=False
+        loaded.model, loaded.condition("seg").detector, cases, Sampling(scale=loaded.guidance), progress=False
     ).scores
 
 
