@@ -193,7 +193,8 @@ def _tensors_in(content: object, path: Path) -> dict[str, Tensor]:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
-        raise WeightsError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
+        kind = content if isinstance(content, Inert) else type(content).__name__
+        raise WeightsError(f"{path}: holds a {kind}, not a dictionary of tensors")
     state, skipped = {}, []
     for key, value in content.items():
         is_tensor = isinstance(value, Tensor)
