@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,27 +15,9 @@ from tqdm import tqdm
 from annotator.ade20k import colorize
 from annotator.uniformer import UniformerDetector
 from annotator.util import MAX_PIXELS, resize_image
-from controlnet.pictures import read_picture
+from controlnet.outputs import check_outputs
+from controlnet.pictures import list_pictures, read_picture, result_names
 from ldm.atomic import atomic_write
-
-SUFFIXES = frozenset(
-    (
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".jfif",
-        ".webp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".bmp",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".jp2",
-        ".avif",
-    )
-)
 
 
 @dataclass
@@ -57,8 +38,12 @@ class Job:
     labels: Path
     resized: Path | None
 
+    @property
+    def outputs(self) -> list[Path]:
+        return [path for path in (self.colors, self.labels, self.resized) if path is not None]
+
     def is_done(self) -> bool:
-        return all(path.exists() for path in (self.colors, self.labels, self.resized) if path is not None)
+        return all(path.exists() for path in self.outputs)
 
 
 def annotate_folder(
@@ -79,8 +64,8 @@ def annotate_folder(
     folder that differ only in their suffix keep it: ``b.jpg.png``.
 
     Args:
-        folder: pictures are found by suffix (``SUFFIXES``); hidden files are left out.
-        out: may lie in ``folder``; its own pictures are not annotated.
+        folder: its pictures are those that ``list_pictures`` finds.
+        out: may be or lie in ``folder``; its own pictures are not annotated.
         detector: loaded here if it is not yet.
         batch_size: pictures of one size that go through the network together.
         resolution: resize first, the short side to this and both to multiples of 64, as ``resize_image``
@@ -92,8 +77,8 @@ def annotate_folder(
         Counts, and the pictures that could not be read or segmented.
 
     Raises:
-        ValueError: no such folder, no picture in it, a batch size below 1, or whatever ``detector.load``
-            raises.
+        ValueError: no such folder, no picture in it, two pictures whose maps would have one name, a map that
+            would be written over a picture, a batch size below 1, or whatever ``detector.load`` raises.
     """
     folder, out = Path(folder), Path(out)
     if batch_size < 1:
@@ -115,35 +100,14 @@ def find_jobs(folder: Path, out: Path, *, resized: bool = False) -> list[Job]:
     """The pictures below ``folder`` in the order of their names, and where their maps go; see
     ``annotate_folder``.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder.")
-    pictures = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-        and not path.name.startswith(".")
-        and path.is_file()
-        and not path.resolve().is_relative_to(out.resolve())
-    ]
-    if not pictures:
-        raise ValueError(f"{folder}: no pictures; known suffixes are {', '.join(sorted(SUFFIXES))}.")
-    namesakes = Counter(path.with_suffix("") for path in pictures)
+    colors, labels, copies = (out / kind for kind in ("colors", "labels", "pictures"))
+    pictures = list_pictures(folder, leave_out=(out, colors, labels, *([copies] if resized else [])))
     jobs = []
-    for path in pictures:
-        name = path.relative_to(folder)
-        name = (
-            name.with_suffix(".png")
-            if namesakes[path.with_suffix("")] == 1
-            else name.with_name(f"{name.name}.png")
-        )
-        jobs.append(
-            Job(
-                path,
-                out / "colors" / name,
-                out / "labels" / name,
-                out / "pictures" / name if resized else None,
-            )
-        )
+    for path, name in zip(pictures, result_names(pictures, folder), strict=True):
+        file = name.with_name(f"{name.name}.png")
+        jobs.append(Job(path, colors / file, labels / file, copies / file if resized else None))
+    planned = {str(job.picture): job.outputs for job in jobs}
+    check_outputs({**planned, "the list of prompts": [out / "prompt.json"]}, pictures)
     return jobs
 
 

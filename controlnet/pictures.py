@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -12,17 +16,42 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from annotator.util import HWC3, MAX_PIXELS
+from controlnet.color_profiles import to_srgb
+from controlnet.files import open_regular
+from controlnet.outputs import normal_name
+
+logger = logging.getLogger(__name__)
 
 PictureSource = str | os.PathLike | bytes | BinaryIO
 
 # Only raster formats whose decoders run no other program; EPS, for one, would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
 INDEX_FORMATS = ("PNG", "TIFF", "GIF", "BMP")
+SUFFIXES = frozenset(
+    [
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".webp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".jp2",
+        ".avif",
+    ]
+)
+"""By which the pictures of a folder are known."""
 
 # Grey files of fewer than 8 bits arrive stretched to [0, 255]; these factors undo it where the values are
 # indices.
 _STRETCH = {"L;2": 85, "L;4": 17}
 _TIFF_PHOTOMETRIC = 262
+_MOST_PNG_BYTES = 512 * 2**20
 
 
 class PictureError(ValueError):
@@ -36,11 +65,52 @@ class PictureError(ValueError):
         super().__init__(f"{self.name}: {self.reason}")
 
 
+def list_pictures(folder: Path, leave_out: Iterable[Path] = ()) -> list[Path]:
+    """The pictures in a folder and below it, in the order of their paths.
+
+    They are known by their suffix (``SUFFIXES``). Hidden files and folders are left out, and with them the
+    ``._a.jpg`` that macOS puts beside ``a.jpg``; so is what is no regular file.
+
+    Args:
+        leave_out: folders below ``folder`` whose pictures do not count, such as that of results.
+
+    Raises:
+        ValueError: no such folder, or no picture in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder.")
+    closed = {path.resolve() for path in leave_out}
+    found = []
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and (here / name).resolve() not in closed
+        ]
+        found += [here / name for name in files if not name.startswith(".")]
+    pictures = sorted(path for path in found if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not pictures:
+        raise ValueError(f"{folder}: no pictures; known suffixes are {', '.join(sorted(SUFFIXES))}.")
+    return pictures
+
+
+def result_names(pictures: Sequence[Path], folder: Path) -> list[Path]:
+    """For each picture the name of what is made of it: its path below the folder, without its suffix where no
+    other picture has the same name.
+    """
+    names = [path.relative_to(folder) for path in pictures]
+    stems = [normal_name(str(name.with_suffix(""))) for name in names]
+    count = Counter(stems)
+    return [
+        name.with_suffix("") if count[stem] == 1 else name for name, stem in zip(names, stems, strict=True)
+    ]
+
+
 def read_picture(source: PictureSource) -> np.ndarray:
     """Read any common picture as 8-bit RGB.
 
     1-bit, grey, palette, 16-bit, CMYK and transparent pictures are converted (16 bits keep their high byte,
-    transparency is laid over white), EXIF rotation is applied, and of an animation the first frame is taken.
+    transparency is laid over white), colour profiles and EXIF rotation are applied, and of an animation the
+    first frame is taken.
 
     Args:
         source: a path, a file's bytes, or an open binary file.
@@ -88,21 +158,29 @@ class Picture:
 
     def rgb(self) -> np.ndarray:
         """uint8 ``[H, W, 3]``; see ``read_picture``."""
-        if self.mode == "I" and self.format == "PPM":
-            return HWC3(
-                (np.asarray(self.pixels) >> 8).astype(np.uint8)
-            )  # Pillow stretches deep PGM files to 16 bits
-        if self.mode in ("I", "F"):
-            reason = "pixels of 32 bits have no fixed range; save the picture with 8 or 16 bits per channel"
-            raise PictureError(self.name, reason)
-        if self.mode.startswith("I;16"):
-            return HWC3(self._high_byte())
-        try:
-            if self.pixels.has_transparency_data:
-                return HWC3(np.asarray(self.pixels.convert("RGBA")))
-            return np.array(self.pixels.convert("RGB"))
-        except ValueError as error:
-            raise PictureError(self.name, f"cannot be converted to RGB ({error})") from error
+        image = self._of_eight_bits()
+        if profile := image.info.get("icc_profile"):
+            image = to_srgb(image, profile, self.name)
+        if not image.has_transparency_data:
+            return np.array(self._converted(image, "RGB"))
+        rgba = np.asarray(self._converted(image, "RGBA"))
+        # Piece by piece, because the arithmetic takes 32 bytes a pixel.
+        return np.concatenate([HWC3(rgba[top : top + 256]) for top in range(0, len(rgba), 256)])
+
+    def stored_colors(self) -> np.ndarray:
+        """uint8 ``[H, W, 3]``: the numbers of the file, for maps, whose colours are names: no profile is
+        applied, and transparency is left out; see ``transparent``.
+        """
+        image = self._of_eight_bits()
+        mode = "RGBA" if image.has_transparency_data else "RGB"
+        return np.array(self._converted(image, mode))[:, :, :3]
+
+    def transparent(self) -> np.ndarray | None:
+        """bool ``[H, W]``: the pixels that do not show at all. None where there are none."""
+        if not self.pixels.has_transparency_data or self.mode.startswith("I"):
+            return None
+        mask = np.asarray(self.pixels.convert("RGBA"))[:, :, 3] == 0
+        return mask if mask.any() else None
 
     def indices(self) -> np.ndarray:
         """uint8 ``[H, W]``; see ``read_index_map``."""
@@ -123,6 +201,25 @@ class Picture:
                 self.name, f"an index map holds values up to 255, this one goes up to {indices.max()}"
             )
         return indices.astype(np.uint8)
+
+    def _of_eight_bits(self) -> Image.Image:
+        """The pixels with at most 8 bits a channel, and with the colour profile of the file."""
+        if self.mode == "I" and self.format == "PPM":  # Pillow stretches deep PGM files to 16 bits
+            return Image.fromarray((np.asarray(self.pixels) >> 8).astype(np.uint8))
+        if self.mode in ("I", "F"):
+            reason = "pixels of 32 bits have no fixed range; save the picture with 8 or 16 bits per channel"
+            raise PictureError(self.name, reason)
+        if not self.mode.startswith("I;16"):
+            return self.pixels
+        grey = Image.fromarray(self._high_byte())
+        grey.info["icc_profile"] = self.pixels.info.get("icc_profile")
+        return grey
+
+    def _converted(self, image: Image.Image, mode: str) -> Image.Image:
+        try:
+            return image.convert(mode)
+        except ValueError as error:
+            raise PictureError(self.name, f"cannot be converted to RGB ({error})") from error
 
     def _high_byte(self) -> np.ndarray:
         """The 8 most significant bits of a grey picture of 12 or 16 bits, as Pillow itself takes them of
@@ -146,20 +243,16 @@ def decode(source: PictureSource) -> Picture:
     """
     name = _name_of(source)
     try:
-        with Image.open(
-            io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
-        ) as picture:
-            width, height = picture.size
-            if width * height > MAX_PIXELS:
-                limit = MAX_PIXELS // 1_000_000
-                raise PictureError(
-                    name, f"{width}x{height} pixels are more than the {limit} megapixels allowed"
-                )
-            raw_mode = _raw_mode(picture)
-            white_is_zero = getattr(picture, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == 0
-            picture.load()
-            upright = ImageOps.exif_transpose(picture)
-            return Picture(upright, name, picture.format or "", raw_mode, white_is_zero)
+        with _open(source) as file:
+            try:
+                return _decode(file, name)
+            except PictureError:
+                raise
+            except Exception:
+                plain = _without_text(file)
+                if plain is None:
+                    raise
+                return _decode(plain, name)
     except PictureError:
         raise
     except FileNotFoundError:
@@ -168,6 +261,47 @@ def decode(source: PictureSource) -> Picture:
         raise PictureError(name, _why_unidentified(source)) from None
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
         raise PictureError(name, f"cannot be read as a picture ({error or type(error).__name__})") from error
+
+
+def _open(source: PictureSource) -> AbstractContextManager[BinaryIO]:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    return open_regular(source) if isinstance(source, str | os.PathLike) else nullcontext(source)
+
+
+def _decode(file: BinaryIO, name: str) -> Picture:
+    with Image.open(file, formats=FORMATS) as picture:
+        width, height = picture.size
+        if width * height > MAX_PIXELS:
+            limit = MAX_PIXELS // 1_000_000
+            reason = f"{width}x{height} pixels are more than the {limit} megapixels allowed"
+            raise PictureError(name, reason)
+        raw_mode = _raw_mode(picture)
+        white_is_zero = getattr(picture, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == 0
+        picture.load()
+        try:
+            upright = ImageOps.exif_transpose(picture)
+        except Exception as error:
+            logger.warning("%s: its EXIF data cannot be read (%s): it may lie on its side.", name, error)
+            upright = picture.copy()
+        return Picture(upright, name, picture.format or "", raw_mode, white_is_zero)
+
+
+def _without_text(file: BinaryIO) -> BinaryIO | None:
+    """A PNG without its texts, which Pillow refuses where they are long or damaged; None for other files."""
+    file.seek(0)
+    kept = io.BytesIO()
+    kept.write(file.read(8))
+    if kept.getvalue() != b"\x89PNG\r\n\x1a\n":
+        return None
+    while len(start := file.read(8)) == 8 and kept.tell() < _MOST_PNG_BYTES:
+        length, kind = int.from_bytes(start[:4], "big"), start[4:]
+        if kind in (b"tEXt", b"zTXt", b"iTXt"):
+            file.seek(length + 4, io.SEEK_CUR)
+        else:
+            kept.write(start + file.read(length + 4))
+    kept.seek(0)
+    return kept
 
 
 def _name_of(source: PictureSource) -> str:

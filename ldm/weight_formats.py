@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
@@ -18,9 +17,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ldm.unpickling import refused_names, unpickle
+from ldm.torch_files import check_expansion, read_torch_file
+from ldm.unpickling import Inert, Refused
 
 logger = logging.getLogger(__name__)
+
+MOST_TEXT_BYTES = 16 * 2**20
+"""Neither the header of a safetensors file nor an index of shards is longer: enough for 100,000 tensors."""
 
 _NOT_WEIGHTS = {
     b"version https://git-lfs": "a git-lfs pointer, not the file: run `git lfs pull`, or download it",
@@ -56,29 +59,34 @@ class WeightsError(ValueError):
 
 
 def first_few(names: list[str], count: int = 3) -> str:
-    """The first names of a list as text, with an ellipsis if there are more."""
-    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
+    """The first names of a list as text of one line, with an ellipsis if there are more."""
+    shown = [name[:200] if name.isprintable() else ascii(name[:200]) for name in names[:count]]
+    return ", ".join(shown) + (", …" if len(names) > count else "")
 
 
 def open_weights(path: Path) -> tuple[dict[str, Tensor], bool]:
     """The tensors of a file and whether they are views of a memory map of it."""
-    if path.is_dir():
-        raise WeightsError(f"{path}: this is a folder; give the path of a .ckpt, .pth or .safetensors file")
-    if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file")
-    if path.name.endswith(".index.json"):
-        return _open_index(path), True
     try:
+        if path.is_dir():
+            raise WeightsError(
+                f"{path}: this is a folder; give the path of a .ckpt, .pth or .safetensors file"
+            )
+        if not path.exists():
+            raise WeightsError(f"{path}: there is no such file")
+        if not path.is_file():
+            raise WeightsError(f"{path}: this is a device or a pipe, not a file")
+        size = path.stat().st_size
         with path.open("rb") as file:
-            head = file.read(64)
+            head = file.read(512)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be opened: {error.strerror}") from error
-    size = path.stat().st_size
+    if path.name.endswith(".index.json"):
+        return _open_index(path, size), True
     _refuse_other_files(path, head, size)
     is_zip = head.startswith(b"PK\x03\x04")
     if _looks_like_safetensors(head, size) or (path.suffix == ".safetensors" and not is_zip):
-        return _open_safetensors(path), True
-    return _open_pickle(path, is_zip)
+        return _open_safetensors(path, int.from_bytes(head[:8], "little")), True
+    return _open_pickle(path)
 
 
 def _looks_like_safetensors(head: bytes, size: int) -> bool:
@@ -91,18 +99,26 @@ def _refuse_other_files(path: Path, head: bytes, size: int) -> None:
     for start, what in _NOT_WEIGHTS.items():
         if head.lstrip().startswith(start) and not _looks_like_safetensors(head, size):
             raise WeightsError(f"{path}: this is {what}")
+    if head[257:262] == b"ustar":
+        raise WeightsError(f"{path}: this is a tar archive, which torch wrote before 2017; it is not read")
 
 
-def _open_safetensors(path: Path) -> dict[str, Tensor]:
+def _open_safetensors(path: Path, header_bytes: int) -> dict[str, Tensor]:
     try:
+        if MOST_TEXT_BYTES < header_bytes < path.stat().st_size:
+            raise Refused(f"its header has {header_bytes:,} bytes, and weights never need so many")
         with safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.offset_keys()}
+    except Refused as error:
+        raise WeightsError(f"{path}: refused, because {error}") from error
     except Exception as error:  # SafetensorError, OSError, and what torch says of impossible shapes
         raise _damaged(path, error) from error
 
 
-def _open_index(path: Path) -> dict[str, Tensor]:
+def _open_index(path: Path, size: int) -> dict[str, Tensor]:
     """The standard Hugging Face index: ``{"weight_map": {key: file name beside the index}}``."""
+    if size > MOST_TEXT_BYTES:
+        raise WeightsError(f"{path}: not an index of weights: it has {size:,} bytes")
     try:
         weight_map = json.loads(path.read_text("utf-8"))["weight_map"]
         shards: dict[str, list[str]] = {}
@@ -127,7 +143,7 @@ def _open_index(path: Path) -> dict[str, Tensor]:
 
 def _stays_inside(name: object) -> bool:
     """Judged by the name, not by links: Hugging Face's cache keeps shards as links to another folder."""
-    if not isinstance(name, str) or not name or name.endswith(".index.json"):
+    if not isinstance(name, str) or not name or not name.isprintable() or name.endswith(".index.json"):
         return False
     windows = PureWindowsPath(name)
     return not (PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts)
@@ -159,47 +175,41 @@ def write_safetensors(tensors: Mapping[str, Tensor], file: IO[bytes]) -> None:
         file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
-def _open_pickle(path: Path, is_zip: bool) -> tuple[dict[str, Tensor], bool]:
+def _open_pickle(path: Path) -> tuple[dict[str, Tensor], bool]:
     try:
-        # Mapping reads the stored bytes as they lie; records that someone compressed must be unpacked
-        # instead.
-        mmap = is_zip and path.suffix != ".safetensors" and not _is_compressed(path)
-        content = unpickle(path, mmap=mmap)
+        content, mapped = read_torch_file(path)
+        state = _tensors_in(content, path)
+        check_expansion(sum(tensor.nbytes for tensor in state.values()), path)
+        return state, mapped
+    except WeightsError:
+        raise
+    except Refused as error:
+        raise WeightsError(f"{path}: refused, because {error}") from error
     except Exception as error:  # a damaged pickle may raise nearly anything
-        if names := refused_names(path):
-            raise WeightsError(
-                f"{path}: refused, because it asks for {first_few(names)}, which weights never need. "
-                "Nothing in it was "
-                "run. If you trust its author, ask for a .safetensors file"
-            ) from error
         raise _damaged(path, error) from error
-    return _tensors_in(content, path), mmap
-
-
-def _is_compressed(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist())
 
 
 def _tensors_in(content: object, path: Path) -> dict[str, Tensor]:
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, Mapping):
-        raise WeightsError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
-    state = {
-        key: value.detach()
-        for key, value in content.items()
-        if isinstance(key, str) and isinstance(value, Tensor)
-    }
+    if not isinstance(content, dict):
+        kind = content if isinstance(content, Inert) else type(content).__name__
+        raise WeightsError(f"{path}: holds a {kind}, not a dictionary of tensors")
+    state, skipped = {}, []
+    for key, value in content.items():
+        is_tensor = isinstance(value, Tensor)
+        if (isinstance(value, Inert) and value.is_tensor) or (
+            is_tensor and value.nbytes > value.untyped_storage().nbytes()
+        ):
+            shape = f" (shape {list(value.shape)})" if is_tensor else ""
+            raise WeightsError(f"{path}: {key} is not a plain dense tensor{shape}")
+        if is_tensor and isinstance(key, str):
+            state[key] = value
+        else:
+            skipped.append(str(key))
     if not state:
-        raise WeightsError(
-            f"{path}: holds no tensors; its keys are {first_few([str(key) for key in content])}"
-        )
-    for key, tensor in state.items():
-        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-        if not plain or tensor.nbytes > tensor.untyped_storage().nbytes():
-            raise WeightsError(f"{path}: {key} is not a plain dense tensor (shape {list(tensor.shape)})")
-    if skipped := [str(key) for key in content if key not in state]:
+        raise WeightsError(f"{path}: holds no tensors; its keys are {first_few(skipped)}")
+    if skipped:
         logger.info(
             "%s: skipped %d entries that are not tensors (%s)", path, len(skipped), first_few(skipped)
         )
@@ -207,7 +217,7 @@ def _tensors_in(content: object, path: Path) -> dict[str, Tensor]:
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
-    reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines() or [type(error).__name__]
+    reason = str(error).strip().splitlines() or [type(error).__name__]
     return WeightsError(
         f"{path}: cannot be read as weights ({path.stat().st_size:,} bytes): {reason[0][:200]}. "
         "The file is damaged or was not downloaded whole; fetch it again"

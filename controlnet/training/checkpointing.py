@@ -16,6 +16,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import CheckpointIO
 
+from ldm.torch_files import read_torch_file
 from ldm.weights import WeightsError, atomic_write, system_error
 
 logger = logging.getLogger(__name__)
@@ -91,13 +92,15 @@ class AtomicCheckpointIO(CheckpointIO):
                 f"{path}: there is no such checkpoint (web addresses are not read: download it first)."
             )
         try:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:
-            reason = str(error).splitlines()[0]
+            checkpoint, _mapped = read_torch_file(path)
+        except Exception as error:  # damaged and hostile files may raise nearly anything
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise WeightsError(
                 f"{path}: cannot be read as a checkpoint of a training run: {reason}"
             ) from error
-        if not isinstance(checkpoint, dict) or "loops" not in checkpoint:
+        if not isinstance(checkpoint, dict) or not all(
+            isinstance(checkpoint.get(part), dict) for part in ("loops", "state_dict")
+        ):
             raise WeightsError(
                 f"{path}: these are weights without the state of a training run. To start from them use "
                 "--base."

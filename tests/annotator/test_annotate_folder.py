@@ -179,6 +179,12 @@ def test_out_inside_the_folder_is_not_annotated_itself(detector, folder: Path):
         assert (report.annotated, report.skipped) == (annotated, skipped)
 
 
+def test_a_second_run_with_prompts_into_the_folder_itself_takes_no_result_as_input(detector, folder: Path):
+    for annotated, skipped in ((5, 0), (0, 5)):
+        report = annotate_folder(folder, folder, detector, resolution=64, prompts=True, progress=False)
+        assert (report.annotated, report.skipped) == (annotated, skipped)
+
+
 class TestCommandLine:
     def run(self, tiny, *arguments: str | Path) -> int:
         files = ["--config", tiny.config, "--checkpoint", tiny.checkpoint, "--device", "cpu"]
@@ -190,6 +196,29 @@ class TestCommandLine:
             == 0
         )
         assert capsys.readouterr().out == "5 annotated, 0 done before, 0 failed\n"
+
+    def test_what_macos_puts_beside_pictures_is_none(self, tiny, folder: Path, tmp_path: Path, capsys):
+        (folder / "._turned.jpg").write_bytes(b"\0\5\x16\7")
+        assert self.run(tiny, folder, tmp_path / "out") == 0
+
+    def test_pictures_whose_maps_would_have_one_name(self, tiny, folder: Path, tmp_path: Path, capsys):
+        """`more/b.png` and `more/b.webp` keep their suffix, and so would have the map of this one."""
+        (folder / "more" / "b.png").rename(folder / "more" / "b.webp.png")
+        Image.new("RGB", (32, 32)).save(folder / "more" / "b.jpg")
+        assert self.run(tiny, folder, tmp_path / "out", "--prompts") == 2
+        error = capsys.readouterr().err
+        assert "b.webp.png, would be the same file as" in error
+        assert f"made of {folder / 'more' / 'b.webp'}" in error and len(error.splitlines()) == 1
+        assert not (tmp_path / "out").exists()
+
+    def test_no_map_is_written_over_a_picture(self, tiny, folder: Path, tmp_path: Path, capsys):
+        colors = tmp_path / "out" / "colors"
+        (tmp_path / "out").mkdir()
+        folder.rename(colors)
+        before = {path: path.read_bytes() for path in colors.rglob("*") if path.is_file()}
+        assert self.run(tiny, colors, tmp_path / "out") == 2
+        assert "would be the same file as the input" in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in colors.rglob("*") if path.is_file()} == before
 
     def test_unreadable_picture(self, tiny, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
         (folder / "empty.png").write_bytes(b"")

@@ -7,7 +7,7 @@ import io
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from annotator.ade20k import CLASSES, PALETTE, colorize, labels_from_colors
 from controlnet.conditions.seg.validator import MapReport, validate_map
@@ -108,6 +108,60 @@ def test_shared_color_is_told():
     report = validate_map(colorize(np.full((8, 8), SKYSCRAPER)))
     assert (report.labels == ROAD).all()
     assert any("64 pixels" in warning and "skyscraper" in warning for warning in report.warnings)
+
+
+def transparent(picture: Image.Image, mask: np.ndarray) -> Image.Image:
+    """The picture, wholly transparent where the mask says so."""
+    picture = picture.copy()
+    picture.putalpha(Image.fromarray(np.where(mask, 0, 255).astype(np.uint8)))
+    return picture
+
+
+@pytest.mark.parametrize("kind", ["color map", "index map", "BGR color map"])
+def test_transparent_pixels_are_unlabelled(labels: np.ndarray, colors: np.ndarray, kind: str):
+    """They were laid over white, and white reads as windowpane."""
+    mask = np.zeros(labels.shape, bool)
+    mask[50:53, 60:300] = True
+    stored = {"color map": colors, "BGR color map": colors[:, :, ::-1], "index map": labels}[kind].copy()
+    stored[mask] = 7  # what an eraser leaves behind
+    report = validate_map(saved(transparent(Image.fromarray(stored), mask)))
+    assert report.kind == kind
+    np.testing.assert_array_equal(report.labels[~mask], labels[~mask])
+    assert share_right(report, labels) > 0.998
+    assert set(np.unique(report.labels)) <= set(np.unique(labels))
+    assert report.touched == 720
+    assert any("720 pixels are transparent" in warning for warning in report.warnings)
+
+
+def test_a_transparent_entry_of_a_palette_is_unlabelled(labels: np.ndarray):
+    numbers = np.where(labels == labels[0, 0], 200, labels)
+    palette = np.pad(PALETTE, ((0, 106), (0, 0)))
+    report = validate_map(saved(palette_picture(numbers, palette), transparency=200))
+    assert labels[0, 0] not in report.labels
+    np.testing.assert_array_equal(report.labels[numbers != 200], labels[numbers != 200])
+    assert any("transparent" in warning for warning in report.warnings)
+
+
+def test_half_transparent_edges_keep_their_color(labels: np.ndarray, colors: np.ndarray):
+    picture = Image.fromarray(colors)
+    picture.putalpha(Image.fromarray(np.random.default_rng(0).integers(1, 256, labels.shape, dtype=np.uint8)))
+    report = validate_map(saved(picture))
+    np.testing.assert_array_equal(report.labels, labels)
+    assert (report.touched, report.warnings) == (0, ())
+
+
+def test_a_wholly_transparent_map_is_refused(colors: np.ndarray):
+    picture = transparent(Image.fromarray(colors), np.ones(colors.shape[:2], bool))
+    with pytest.raises(ValueError, match="all of it is transparent"):
+        validate_map(saved(picture))
+
+
+def test_colors_of_maps_are_names_whatever_the_profile(labels: np.ndarray, colors: np.ndarray):
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    other = srgb.replace(b"rXYZ", b"????").replace(b"bXYZ", b"rXYZ").replace(b"????", b"bXYZ")
+    report = validate_map(saved(Image.fromarray(colors), icc_profile=other))
+    np.testing.assert_array_equal(report.labels, labels)
+    assert report.warnings == ()
 
 
 def palette_picture(labels: np.ndarray, palette: np.ndarray) -> Image.Image:

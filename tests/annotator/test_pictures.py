@@ -1,16 +1,19 @@
 """Every kind of picture people bring gives the right array or a one-line error."""
 
 import io
+import logging
+import os
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image, ImageCms, PngImagePlugin, features
 
-from controlnet.pictures import PictureError, read_index_map, read_picture
+from controlnet.pictures import PictureError, list_pictures, read_index_map, read_picture, result_names
 
 NEEDS_AVIF = pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
 
@@ -194,6 +197,120 @@ def test_too_many_pixels_are_refused_before_decoding(width: int, height: int):
         read_picture(png(width, height, 8, 2, b""))
 
 
+@pytest.mark.parametrize("source", ["pipe.png", "/dev/zero", "folder.png"])
+def test_only_regular_files_are_opened(tmp_path: Path, source: str):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    raised: list[PictureError] = []
+
+    def read() -> None:
+        with pytest.raises(PictureError, match="not a regular file") as caught:
+            read_picture(tmp_path / source)
+        raised.append(caught.value)
+
+    thread = threading.Thread(target=read, daemon=True)  # to wait for a pipe would be to wait forever
+    thread.start()
+    thread.join(timeout=5)
+    assert raised and raised[0].name == str(tmp_path / source)
+
+
+def long_text() -> PngImagePlugin.PngInfo:
+    """More than Pillow lets a compressed text become."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text("story", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    return info
+
+
+def wrong_text() -> PngImagePlugin.PngInfo:
+    """Compressed in a way that there is not."""
+    info = PngImagePlugin.PngInfo()
+    info.add(b"zTXt", b"story\0\7nothing")
+    return info
+
+
+def text_behind_the_pixels() -> PngImagePlugin.PngInfo:
+    info = PngImagePlugin.PngInfo()
+    info.add(b"zTXt", b"story\0\0" + zlib.compress(bytes(PngImagePlugin.MAX_TEXT_CHUNK + 1)), after_idat=True)
+    return info
+
+
+@pytest.mark.parametrize("text", [long_text, wrong_text, text_behind_the_pixels])
+def test_pictures_with_odd_texts_are_still_pictures(rgb: np.ndarray, tmp_path: Path, text: Callable):
+    data = saved(Image.fromarray(rgb), pnginfo=text())
+    (tmp_path / "a.png").write_bytes(data)
+    for source in (data, tmp_path / "a.png", io.BytesIO(data)):
+        np.testing.assert_array_equal(read_picture(source), rgb)
+
+
+def test_damaged_exif_data_do_not_cost_the_picture(rgb: np.ndarray, caplog: pytest.LogCaptureFixture):
+    data = saved(Image.fromarray(rgb), exif=b"Exif\0\0no EXIF data at all")
+    np.testing.assert_array_equal(read_picture(data), rgb)
+    assert "its EXIF data cannot be read" in caplog.text
+
+
+def srgb_profile() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def swapping_profile() -> bytes:
+    """A profile whose first channel means blue, and whose last means red."""
+    return srgb_profile().replace(b"rXYZ", b"????").replace(b"bXYZ", b"rXYZ").replace(b"????", b"bXYZ")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
+def test_color_profiles_are_applied(rgb: np.ndarray, mode: str):
+    picture = Image.fromarray(rgb).convert(mode)
+    array = read_picture(saved(picture, icc_profile=swapping_profile()))
+    expected = np.asarray(picture.convert("RGB"))[:, :, ::-1]
+    np.testing.assert_allclose(array.astype(int), expected, atol=1)
+
+
+def test_transparent_colors_with_a_profile_lie_over_white(rgb: np.ndarray):
+    picture = Image.fromarray(rgb)
+    picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+    array = read_picture(saved(picture, icc_profile=swapping_profile()))
+    np.testing.assert_allclose(array.astype(int), read_picture(saved(picture))[:, :, ::-1], atol=1)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_grey_profiles_are_applied(deep: bool):
+    """A profile of linear light: half the light is more than half of sRGB's numbers."""
+    curve = struct.pack(">4sII", b"curv", 0, 0)
+    white = struct.pack(">4sI3i", b"XYZ ", 0, 0xF6D6, 0x10000, 0xD32D)
+    tags = [(b"wtpt", white), (b"kTRC", curve)]
+    table, place, body = struct.pack(">I", len(tags)), 132 + 12 * len(tags), b""
+    for name, content in tags:
+        table += struct.pack(">4sII", name, place + len(body), len(content))
+        body += content
+    head = struct.pack(">I4sI4s4s4s", 0, b"test", 0x02100000, b"mntrGRAY"[:4], b"GRAY", b"XYZ ")
+    head = (head + bytes(12) + b"acsp").ljust(68, b"\0") + white[8:]
+    profile = head.ljust(128, b"\0") + table + body
+    profile = struct.pack(">I", len(profile)) + profile[4:]
+    grey = np.full((4, 4), 128, np.uint8)
+    picture = Image.fromarray(grey.astype(np.uint16) * 257 if deep else grey)
+    array = read_picture(saved(picture, icc_profile=profile))
+    np.testing.assert_allclose(array.astype(int), 188, atol=1)
+
+
+def test_srgb_profiles_change_no_bit(rgb: np.ndarray):
+    np.testing.assert_array_equal(read_picture(saved(Image.fromarray(rgb), icc_profile=srgb_profile())), rgb)
+
+
+@pytest.mark.parametrize("profile", [b"no profile", srgb_profile()[:300], bytes(2000)])
+def test_profiles_that_are_none_are_told_and_left_alone(
+    rgb: np.ndarray, profile: bytes, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_array_equal(read_picture(saved(Image.fromarray(rgb), icc_profile=profile)), rgb)
+    assert "colour profile cannot be used" in caplog.text
+
+
+def test_index_maps_keep_their_numbers_whatever_their_profile():
+    indices = np.arange(150, dtype=np.uint8).reshape(10, 15)
+    data = saved(Image.fromarray(indices), icc_profile=swapping_profile())
+    np.testing.assert_array_equal(read_index_map(data), indices)
+
+
 def test_float_pictures_are_refused():
     with pytest.raises(PictureError, match="32 bits"):
         read_picture(saved(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"))
@@ -226,3 +343,45 @@ def test_index_maps_of_few_bits_are_not_stretched():
 def test_what_is_no_index_map_is_refused(picture: Image.Image, format: str, message: str):
     with pytest.raises(PictureError, match=message):
         read_index_map(saved(picture, format))
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_the_pictures_of_a_folder(tmp_path: Path):
+    wanted = ["B.JPG", "a.png", "more/c.webp", "results/old.png", "z.jfif"]
+    touch(
+        tmp_path,
+        *wanted,
+        "notes.txt",
+        ".hidden.png",
+        "more/._c.webp",
+        ".trash/d.png",
+        "out/a.png",
+        "out/x/y.png",
+    )
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    found = list_pictures(tmp_path, leave_out=[tmp_path / "more" / ".." / "out"])
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == wanted
+    assert list_pictures(tmp_path / "out", leave_out=[tmp_path / "out"]) == sorted(
+        (tmp_path / "out").rglob("*.png")
+    )
+    for folder, reason in {
+        "nowhere": "no such folder",
+        "folder.png": "no pictures; known suffixes are .avif",
+    }.items():
+        with pytest.raises(ValueError, match=reason):
+            list_pictures(tmp_path / folder)
+
+
+def test_names_of_results_keep_the_suffix_only_where_it_tells_two_apart(tmp_path: Path):
+    names = ["a.png", "b.jpg", "B.webp", "more/a.png", "e\u0301.png", "\u00e9.jpg", "x.y.png"]
+    results = result_names([tmp_path / name for name in names], tmp_path)
+    assert [name.as_posix() for name in results] == [
+        *("a", "b.jpg", "B.webp", "more/a", "e\u0301.png", "\u00e9.jpg", "x.y"),
+    ]

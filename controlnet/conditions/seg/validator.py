@@ -7,13 +7,14 @@ class.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from annotator.ade20k import CLASSES, PALETTE, color_codes, colorize
-from controlnet.pictures import PictureSource, decode
+from controlnet.pictures import Picture, PictureSource, decode
 
 # Within this Euclidean distance a colour is the class's own, moved by a lossy format.
 _NEAR = 5.0
@@ -70,7 +71,8 @@ def validate_map(source: PictureSource | np.ndarray) -> MapReport:
     Index maps (one channel, or three equal ones) keep their numbers; colour maps get the nearest colour, by
     Euclidean distance in RGB, the lower class where two are equally near; single pixels that blend two areas
     get the class of the nearest pixel that does not. Files with a palette are index maps, unless the colours
-    of the palette are ADE20K's and the numbers do not go with them.
+    of the palette are ADE20K's and the numbers do not go with them. Transparent pixels name no class: they
+    get that of the nearest pixel that does. Colour profiles are not applied, since the colours are names.
 
     Args:
         source: a path, a file's bytes, an open binary file, or an array: integers ``[H, W]`` or uint8 RGB
@@ -78,43 +80,66 @@ def validate_map(source: PictureSource | np.ndarray) -> MapReport:
 
     Raises:
         PictureError: a file that cannot be read, or an index map in a lossy format.
-        ValueError: an array that is no map, or an index map without one valid class.
+        ValueError: an array that is no map, or a map without one valid class.
     """
     if isinstance(source, np.ndarray):
         return _validate_array(source)
     picture = decode(source)
+    transparent = picture.transparent()
+    if transparent is None:
+        return _validate_picture(picture, lambda values: values)
+    if transparent.all():
+        raise ValueError("The map has no pixel with a class: all of it is transparent.")
+    warning = (
+        f"{transparent.sum()} pixels are transparent: they took the class of the nearest pixel that is not."
+    )
+    return _validate_picture(picture, lambda values: _filled(values, transparent), [warning], transparent)
+
+
+def _validate_picture(
+    picture: Picture,
+    filled: Callable[[np.ndarray], np.ndarray],
+    warnings: Sequence[str] = (),
+    gaps: np.ndarray | bool = False,
+) -> MapReport:
+    """A map from a file; ``filled`` closes its transparent ``gaps``."""
     if picture.mode == "P":
-        colors, indices = picture.rgb(), picture.indices()
+        colors, indices = filled(picture.stored_colors()), filled(picture.indices())
         numbers_fit = indices.max() < len(PALETTE) and bool((PALETTE[indices] == colors).all())
         if not numbers_fit and np.isin(color_codes(colors), _PALETTE_CODES).all():
-            return _validate_colors(colors)
-        return _validate_indices(indices)
+            return _validate_colors(colors, warnings, gaps)
+        return _validate_indices(indices, warnings, gaps)
     if picture.mode in ("1", "L") or picture.mode.startswith("I;16"):
-        return _validate_indices(picture.indices())
+        return _validate_indices(filled(picture.indices()), warnings, gaps)
     if picture.format not in ("JPEG", "MPO"):
-        return _validate_array(picture.rgb())
-    return _validate_colors(picture.rgb(), ["The file is a JPEG, which changes colours: save maps as PNG."])
+        return _validate_array(filled(picture.stored_colors()), warnings, gaps)
+    lossy = "The file is a JPEG, which changes colours: save maps as PNG."
+    return _validate_colors(filled(picture.stored_colors()), [lossy, *warnings], gaps)
 
 
-def _validate_array(array: np.ndarray) -> MapReport:
+def _validate_array(
+    array: np.ndarray, warnings: Sequence[str] = (), gaps: np.ndarray | bool = False
+) -> MapReport:
     if array.ndim == 2 and np.issubdtype(array.dtype, np.integer) and array.size:
-        return _validate_indices(array)
+        return _validate_indices(array, warnings, gaps)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
         raise ValueError(
             f"A map must be integers [H, W] or uint8 RGB [H, W, 3], got {array.dtype} {list(array.shape)}."
         )
     if (array[:, :, 0] == array[:, :, 1]).all() and (array[:, :, 0] == array[:, :, 2]).all():
-        return _validate_indices(array[:, :, 0])
-    return _validate_colors(array)
+        return _validate_indices(array[:, :, 0], warnings, gaps)
+    return _validate_colors(array, warnings, gaps)
 
 
-def _validate_indices(values: np.ndarray) -> MapReport:
+def _validate_indices(
+    values: np.ndarray, warnings: Sequence[str] = (), gaps: np.ndarray | bool = False
+) -> MapReport:
     """``[H, W]`` of numbers: classes from 0, or from 1 as in ADE20K's own files; 255 (there also 0) names no
     class.
     """
     present = np.unique(values)
     if np.isin(present, _GREY_COLORS).all():  # a colour map of grey classes only, saved as grey
-        return _validate_colors(np.stack([values.astype(np.uint8)] * 3, axis=2))
+        return _validate_colors(np.stack([values.astype(np.uint8)] * 3, axis=2), warnings, gaps)
     from_one = len(PALETTE) in present
     outside = present[(present < 0) | ((present > len(PALETTE)) & (present != 255))]
     if outside.size:
@@ -127,7 +152,7 @@ def _validate_indices(values: np.ndarray) -> MapReport:
     no_class = (labels < 0) | (labels >= len(PALETTE))
     if no_class.all():
         raise ValueError("The index map has no pixel with a class: every value is 255 or, counted from 1, 0.")
-    warnings = []
+    warnings = list(warnings)
     if from_one:
         warnings.append("The numbers run from 1 to 150, as in ADE20K's own files: 1 was taken off each.")
     if no_class.any():
@@ -135,23 +160,25 @@ def _validate_indices(values: np.ndarray) -> MapReport:
         warnings.append(
             f"{count} pixels name no class (255, or 0 counted from 1): they took the nearest pixel's."
         )
-        labels[no_class] = _nearest_label(labels, no_class)
-    return _report(labels.astype(np.uint8), no_class, "index map", warnings)
+        labels = _filled(labels, no_class)
+    return _report(labels.astype(np.uint8), no_class | gaps, "index map", warnings)
 
 
-def _nearest_label(labels: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """For every missing pixel the label of the nearest pixel that has one."""
+def _filled(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """``[H, W, ...]``, where every missing pixel has the value of the nearest pixel that is not missing."""
     _, nearest = cv2.distanceTransformWithLabels(
         missing.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    label_of = np.zeros(nearest.max() + 1, dtype=labels.dtype)
-    label_of[nearest[~missing]] = labels[~missing]
-    return label_of[nearest[missing]]
+    value_of = np.zeros((nearest.max() + 1, *values.shape[2:]), dtype=values.dtype)
+    value_of[nearest[~missing]] = values[~missing]
+    return value_of[nearest]
 
 
-def _validate_colors(colors: np.ndarray, warnings: list[str] | None = None) -> MapReport:
+def _validate_colors(
+    colors: np.ndarray, warnings: Sequence[str] = (), gaps: np.ndarray | bool = False
+) -> MapReport:
     """uint8 RGB ``[H, W, 3]``, in either order of channels, clean or not."""
-    warnings = list(warnings or [])
+    warnings = list(warnings)
     codes = color_codes(colors)
     unique, counts = np.unique(codes, return_counts=True)
     kind = "color map"
@@ -179,7 +206,7 @@ def _validate_colors(colors: np.ndarray, warnings: list[str] | None = None) -> M
         warnings.append(
             f"{shared} pixels are (140, 140, 140), the colour of road and skyscraper: they read as road."
         )
-    return _report(labels, touched, kind, warnings)
+    return _report(labels, touched | gaps, kind, warnings)
 
 
 def _settle_touched(codes: np.ndarray, labels: np.ndarray, off_by: np.ndarray) -> list[str]:
@@ -213,7 +240,7 @@ def _settle_touched(codes: np.ndarray, labels: np.ndarray, off_by: np.ndarray) -
             "anti-aliasing, resize with nearest neighbour, save as PNG."
         )
         if not blended.all():
-            labels[blended] = _nearest_label(labels, blended)
+            labels[:] = _filled(labels, blended)
     only_touched = np.setdiff1d(labels[off_by > 0], labels[off_by == 0])
     if only_touched.size:
         names = ", ".join(CLASSES[label] for label in only_touched[:5])

@@ -11,7 +11,7 @@ and Hugging Face's ``metadata.jsonl`` the same under the names ``image`` (or ``f
 
 from __future__ import annotations
 
-import json
+import reprlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from annotator.ade20k import CLASSES
-from controlnet.pictures import PictureError, read_index_map, read_picture
+from annotator.ade20k import CLASSES, colorize
+from controlnet.lines import Line, LinesError, capped, read_objects
+from controlnet.pictures import PictureError, decode, read_picture
 
 HINT_KINDS = ("picture", "color-map", "class-index")
 """``picture``: edges, depth, any picture. ``color-map``: a segmentation map in colours, whose pixels must not
@@ -62,13 +63,17 @@ class Fault:
         return f"{self.file}:{self.line}: {self.reason}"
 
 
-class DataSetError(ValueError):
-    """A data set that cannot be trained on: every fault, one a line. ``faults`` holds them one by one."""
+class DataError(ValueError):
+    """Data that cannot be trained on, or not with these settings; the text says which, and what to do."""
+
+
+class DataSetError(DataError):
+    """A data set with faults; the text has the first of them, one a line, ``faults`` all of them."""
 
     def __init__(self, root: Path, faults: Iterable[Fault]):
         self.faults = sorted(faults, key=lambda fault: (str(fault.file), fault.line))
         count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
-        super().__init__("\n".join([f"The data set {root} has {count}:", *map(str, self.faults)]))
+        super().__init__("\n".join([f"The data set {root} has {count}:", *capped(self.faults)]))
 
 
 def find_list(root: Path) -> Path:
@@ -97,17 +102,19 @@ def read_records(root: str | Path, *, with_hints: bool = True) -> list[Record]:
     Raises:
         FileNotFoundError: no list.
         DataSetError: lines that are no JSON objects, columns that lack or hold no text, an empty list.
+        DataError: no lines at all, but one piece of JSON, or another encoding.
     """
     root = Path(root)
     path = find_list(root)
     records, faults = [], []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            records.append(_parse_line(line, number, root, LISTS[path.name], with_hints))
-        except ValueError as error:
-            faults.append(Fault(path, number, str(error)))
+    try:
+        for line in read_objects(path):
+            try:
+                records.append(_record(line, root, LISTS[path.name], with_hints))
+            except ValueError as error:
+                faults.append(Fault(path, line.number, str(error)))
+    except LinesError as error:
+        raise DataError(str(error)) from None
     if not records and not faults:
         faults.append(Fault(path, 1, "the list is empty"))
     if faults:
@@ -115,27 +122,21 @@ def read_records(root: str | Path, *, with_hints: bool = True) -> list[Record]:
     return records
 
 
-def _parse_line(
-    line: bytes, number: int, root: Path, columns: dict[str, tuple[str, ...]], with_hints: bool
-) -> Record:
-    try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"not a line of JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"a JSON object is wanted, got {type(row).__name__}")
-    target = root / _column(row, columns["target"])
-    source = root / _column(row, columns["source"]) if with_hints else None
-    return Record(target, source, _column(row, columns["prompt"], may_be_empty=True), number)
+def _record(line: Line, root: Path, columns: dict[str, tuple[str, ...]], with_hints: bool) -> Record:
+    if line.problem:
+        raise ValueError(line.problem)
+    target = root / _column(line.content, columns["target"])
+    source = root / _column(line.content, columns["source"]) if with_hints else None
+    return Record(target, source, _column(line.content, columns["prompt"], may_be_empty=True), line.number)
 
 
 def _column(row: dict[str, Any], names: tuple[str, ...], *, may_be_empty: bool = False) -> str:
     name = next((name for name in names if name in row), None)
     if name is None:
-        raise ValueError(f"no {' or '.join(map(repr, names))}, only {sorted(row)}")
+        raise ValueError(f"no {' or '.join(map(repr, names))}, only {reprlib.repr(sorted(row))}")
     value = row[name]
     if not isinstance(value, str) or not (value or may_be_empty):
-        raise ValueError(f"{name!r} must be a text, got {value!r}")
+        raise ValueError(f"{name!r} must be a text, got {reprlib.repr(value)}")
     return value
 
 
@@ -146,23 +147,29 @@ def read_hint(path: Path, kind: str) -> np.ndarray:
         kind: one of ``HINT_KINDS``.
 
     Returns:
-        uint8 ``[H, W, 3]`` RGB; of a class-index map its ADE20K colours, black where the index is 255 (no
-        class).
+        uint8 ``[H, W, 3]`` RGB. Of maps the colours as the file has them, of a class-index map those of
+        ADE20K; black where a map has no class: where it is transparent, or its index is 255.
 
     Raises:
         PictureError: an unreadable file, or indices that are no class of ADE20K.
     """
-    if kind != "class-index":
-        return read_picture(path)
-    from annotator.ade20k import colorize
-
-    indices = read_index_map(path)
-    unlabelled = indices == 255
-    wrong = np.unique(indices[~unlabelled & (indices >= len(CLASSES))])
-    if len(wrong):
-        reason = f"class indices must be 0 to {len(CLASSES) - 1}, or 255 for none; got {wrong[:8].tolist()}"
-        raise PictureError(str(path), reason)
-    colors = colorize(np.where(unlabelled, 0, indices))
+    picture = decode(path)
+    if kind == "picture":
+        return picture.rgb()
+    transparent = picture.transparent()
+    unlabelled = False if transparent is None else transparent
+    if kind == "color-map":
+        colors = picture.stored_colors()
+    else:
+        indices = picture.indices()
+        unlabelled = (indices == 255) | unlabelled
+        wrong = np.unique(indices[~unlabelled & (indices >= len(CLASSES))])
+        if len(wrong):
+            reason = (
+                f"class indices must be 0 to {len(CLASSES) - 1}, or 255 for none; got {wrong[:8].tolist()}"
+            )
+            raise PictureError(str(path), reason)
+        colors = colorize(np.where(unlabelled, 0, indices))
     colors[unlabelled] = 0
     return colors
 
