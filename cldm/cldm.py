@@ -6,23 +6,15 @@ of the original.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from controlnet.conditions.seg.areas import area_weights
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.image_log import log_latent_images
-from ldm.modules.diffusionmodules.openaimodel import (
-    TimestepEmbedSequential,
-    UNetModel,
-    UNetPlan,
-    build_input_blocks,
-    build_middle_block,
-    build_time_embed,
-)
+from ldm.modules.diffusionmodules.openaimodel import TimestepEmbedSequential, UNetModel, UNetParts
 from ldm.modules.diffusionmodules.util import conv_nd, timestep_embedding, zero_module
 from ldm.util import instantiate_from_config
 
@@ -73,13 +65,14 @@ def _add_control(h: torch.Tensor, control: torch.Tensor) -> torch.Tensor:
     return torch.cat([h[:steered] + control, h[steered:]])
 
 
-class ControlNet(nn.Module):
+class ControlNet(UNetParts):
     """The trainable copy: the UNet's encoder, a small network for the hint, and a zero convolution at every
     output.
 
     Args:
         hint_channels: channels of the control picture, 3 for RGB.
-        others: as in `UNetModel`.
+        n_embed: kept for the YAML, without effect.
+        others: see `UNetParts`.
     """
 
     def __init__(
@@ -90,39 +83,20 @@ class ControlNet(nn.Module):
         hint_channels: int,
         num_res_blocks: int | Sequence[int],
         attention_resolutions: Sequence[int],
-        dropout: float = 0,
-        channel_mult: Sequence[int] = (1, 2, 4, 8),
-        conv_resample: bool = True,
-        dims: int = 2,
-        use_checkpoint: bool = False,
-        use_fp16: bool = False,
-        num_heads: int = -1,
-        num_head_channels: int = -1,
-        num_heads_upsample: int = -1,
-        use_scale_shift_norm: bool = False,
-        resblock_updown: bool = False,
-        use_new_attention_order: bool = False,
-        use_spatial_transformer: bool = False,
-        transformer_depth: int = 1,
-        context_dim: int | Sequence[int] | None = None,
+        *,
         n_embed: int | None = None,
-        legacy: bool = True,
-        disable_self_attentions: Sequence[bool] | None = None,
-        num_attention_blocks: Sequence[int] | None = None,
-        disable_middle_self_attn: bool = False,
-        use_linear_in_transformer: bool = False,
+        **options: Any,
     ):
-        super().__init__()
-        plan = UNetPlan.of(locals())
-        self.dims = dims
-        self.model_channels = model_channels
+        super().__init__(
+            image_size, in_channels, model_channels, num_res_blocks, attention_resolutions, **options
+        )
         self.hint_channels = hint_channels
 
-        self.time_embed = build_time_embed(plan)
-        self.input_blocks, widths = build_input_blocks(plan)
+        self.time_embed = self.make_time_embed()
+        self.input_blocks, widths = self.make_input_blocks()
         self.zero_convs = nn.ModuleList(self.make_zero_conv(width) for width in widths)
         self.input_hint_block = self._make_hint_block()
-        self.middle_block = build_middle_block(plan, widths[-1])
+        self.middle_block = self.make_middle_block(widths[-1])
         self.middle_block_out = self.make_zero_conv(widths[-1])
 
     def make_zero_conv(self, channels: int) -> TimestepEmbedSequential:
@@ -138,11 +112,6 @@ class ControlNet(nn.Module):
             channels = width
         layers.append(zero_module(conv_nd(self.dims, channels, self.model_channels, 3, padding=1)))
         return TimestepEmbedSequential(*layers)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the weights, which inputs are cast to."""
-        return self.input_blocks[0][0].weight.dtype
 
     def embed_hint(self, hint: torch.Tensor) -> torch.Tensor:
         """Hint ``[B, hint_channels, 8H, 8W]`` in [0, 1] -> ``[B, model_channels, H, W]``; no time step enters
@@ -173,9 +142,7 @@ class ControlNet(nn.Module):
             context: text embedding ``[B, M, context_dim]``.
             hint_embedding: `embed_hint`'s result, where it is there already; ``hint`` may then be None.
         """
-        guided = (
-            self.embed_hint(hint) if hint_embedding is None else hint_embedding
-        )  # [B, model_channels, H, W]
+        guided = self.embed_hint(hint) if hint_embedding is None else hint_embedding  # [B, C, H, W]
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(self.dtype))
         h, context = x.to(self.dtype), context.to(self.dtype)
         if guided.shape[-2:] != h.shape[-2:]:
@@ -206,7 +173,6 @@ class ControlLDM(LatentDiffusion):
         control_scales: a factor for each of the control copy's outputs (13 for Stable Diffusion). A condition
             may carry its own under the key "control_scales", which two requests on one model need.
         sd_locked: train the control copy alone; False trains the UNet's decoder too.
-        area_balance: above 0, small areas of the hint count for more in the loss; see `area_weights`.
     """
 
     def __init__(
@@ -223,23 +189,23 @@ class ControlLDM(LatentDiffusion):
         self.only_mid_control = only_mid_control
         self.control_scales = [1.0] * (len(self.control_model.zero_convs) + 1)
         self.sd_locked = True
-        self.area_balance = 0.0
 
     @torch.no_grad()
     def get_input(
         self, batch: Mapping[str, Any], k: str, bs: int | None = None, *args, **kwargs
-    ) -> tuple[torch.Tensor, dict[str, list[torch.Tensor]]]:
-        """A batch from the loader -> latents ``[B, 4, H/8, W/8]`` and the condition.
+    ) -> tuple[Any, ...]:
+        """A batch from the loader -> latents ``[B, 4, H/8, W/8]``, the condition, and what else is asked for.
 
         Args:
             batch: ``jpg [B, H, W, 3]`` in [-1, 1], ``hint [B, H, W, 3]`` in [0, 1], ``txt`` B strings.
             k: ignored as in the original, which reads the model's ``first_stage_key``.
-            bs: take so many items only.
+            bs: take the first ``bs`` items only.
+            others: see `LatentDiffusion.get_input`.
         """
-        latent, context = super().get_input(batch, self.first_stage_key, *args, bs=bs, **kwargs)
-        hint = torch.as_tensor(batch[self.control_key])[:bs].to(self.device)
+        latent, context, *others = super().get_input(batch, self.first_stage_key, *args, bs=bs, **kwargs)
+        hint = torch.as_tensor(batch[self.control_key])[:bs].to(latent.device)
         hint = hint.permute(0, 3, 1, 2).to(memory_format=torch.contiguous_format).float()  # [B, 3, H, W]
-        return latent, {"c_crossattn": [context], "c_concat": [hint]}
+        return latent, {"c_crossattn": [context], "c_concat": [hint]}, *others
 
     def apply_model(
         self, x_noisy: torch.Tensor, t: torch.Tensor, cond: Mapping[str, Any], *args, **kwargs
@@ -295,11 +261,6 @@ class ControlLDM(LatentDiffusion):
             "hint_embedding": self.control_model.embed_hint(torch.cat(list(cond["c_concat"]), dim=1)),
         }
 
-    def place_weights(self, cond: Mapping[str, Any]) -> torch.Tensor | None:
-        if not self.area_balance or cond.get("c_concat") is None:
-            return None
-        return area_weights(torch.cat(list(cond["c_concat"]), dim=1), self.area_balance)
-
     @torch.no_grad()
     def log_images(
         self,
@@ -323,8 +284,8 @@ class ControlLDM(LatentDiffusion):
         """Pictures that show how training goes, float ``[B, 3, H, W]`` in [-1, 1], by name.
 
         Args:
-            N: at most so many items of the batch.
-            n_row: at most so many of them in diffusion rows.
+            N: the greatest number of items to show.
+            n_row: the greatest number of them in diffusion rows.
             sample: also sample without guidance.
             ddim_steps, ddim_eta: of the sampler.
             return_keys: only these pictures.
@@ -366,10 +327,11 @@ class ControlLDM(LatentDiffusion):
         text = [self.cond_stage_model] if self.cond_stage_trainable else []
         return [self.control_model, *decoder, *text]
 
-    def freeze_untrained(self) -> None:
-        super().freeze_untrained()
-        if self.only_mid_control:  # these outputs are not used, so their weights never get a gradient
-            self.control_model.zero_convs.requires_grad_(False)
+    def freeze_all_but(self, trained: Iterable[nn.Parameter]) -> None:
+        if self.only_mid_control:  # the other outputs are not used, so their weights never get a gradient
+            unused = set(map(id, self.control_model.zero_convs.parameters()))
+            trained = [parameter for parameter in trained if id(parameter) not in unused]
+        super().freeze_all_but(trained)
 
     def low_vram_shift(self, is_diffusing: bool) -> None:
         """Keep on the accelerator only what the next stage needs: UNet and control copy, or VAE and text

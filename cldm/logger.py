@@ -16,7 +16,7 @@ from torchvision.utils import make_grid
 
 
 class ImageLogger(pl.Callback):
-    """Every so many batches, writes what the model's ``log_images`` gives.
+    """Writes the pictures of the model's ``log_images``, every ``batch_frequency`` steps.
 
     Files are ``<save_dir>/image_log/<split>/<name>_gs-<step>_e-<epoch>_b-<batch>.png``, where ``save_dir`` is
     the trainer's logger's folder, or the trainer's root. Making the pictures takes nothing from the random
@@ -28,8 +28,8 @@ class ImageLogger(pl.Callback):
     increase_log_steps=False, log_on_batch_idx=True``.
 
     Args:
-        batch_frequency: write every so many steps.
-        max_images: at most so many items of the batch.
+        batch_frequency: steps from one writing to the next.
+        max_images: the greatest number of items to show.
         clamp: cut values off at [-1, 1].
         increase_log_steps: write also at the steps 1, 2, 4, 8 … below ``batch_frequency``.
         rescale: the pictures are in [-1, 1]; False takes them as being in [0, 1].

@@ -40,21 +40,6 @@ def default(value: Any, fallback: Any) -> Any:
     return fallback() if inspect.isfunction(fallback) or inspect.ismethod(fallback) else fallback
 
 
-def ismap(x: Any) -> bool:
-    """True for a tensor ``[B, C, H, W]`` with more than three channels: a feature map, not a picture."""
-    return isinstance(x, torch.Tensor) and x.ndim == 4 and x.shape[1] > 3
-
-
-def isimage(x: Any) -> bool:
-    """True for a tensor ``[B, C, H, W]`` with one or three channels."""
-    return isinstance(x, torch.Tensor) and x.ndim == 4 and x.shape[1] in (1, 3)
-
-
-def mean_flat(tensor: torch.Tensor) -> torch.Tensor:
-    """Mean over all dimensions but the first: ``[B, ...] -> [B]``."""
-    return tensor.mean(dim=list(range(1, tensor.ndim)))
-
-
 def count_params(model: nn.Module, verbose: bool = False) -> int:
     """Number of parameters of ``model``; with ``verbose`` it is logged too."""
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -127,13 +112,14 @@ def instantiate_from_config(config: Mapping[str, Any] | str) -> Any:
     if not inspect.isclass(cls):
         raise ValueError(f"{where}: target {target!r} is a {type(cls).__name__}, expected a class")
     params = config.get("params") or {}
-    known = _accepted_parameters(cls)
-    unknown = [] if known is None else [name for name in params if name not in known]
-    if unknown:
-        raise ValueError(
-            f"{_yaml_key(config, 'params')}: {target} takes no parameter {', '.join(map(repr, unknown))}; "
-            f"it takes {', '.join(sorted(known))}"
-        )
+    if not cls.__module__.startswith("torch."):  # torch refuses by itself, and its Identity takes anything
+        known = _constructor_parameters(cls)
+        unknown = [name for name in params if name not in known]
+        if unknown:
+            raise ValueError(
+                f"{_yaml_key(config, 'params')}: {target} takes no parameter "
+                f"{', '.join(map(repr, unknown))}; it takes {', '.join(sorted(known))}"
+            )
     return cls(**params)
 
 
@@ -162,25 +148,13 @@ def get_obj_from_str(string: str, reload: bool = False, where: str = "target") -
     return found
 
 
-def _accepted_parameters(cls: type) -> set[str] | None:
-    """Names that ``cls(...)`` takes by keyword, followed through ``**kwargs`` to the base classes; None if
-    any.
-    """
-    names: set[str] = set()
-    for base in cls.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        if base is object or base is nn.Module:
-            return names
-        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
-        names.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-        if cls.__module__.startswith("torch.") and any(
-            p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters
-        ):
-            return None  # torch.nn.Identity takes anything and ignores it
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return names
-    return names
+def _constructor_parameters(cls: type) -> set[str]:
+    """The parameters of ``cls`` and, where it hands ``**kwargs`` on, of its base class and so on."""
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {"self"}
+    hands_on = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    is_ours = not cls.__base__.__module__.startswith(("torch.", "pytorch_lightning.", "builtins"))
+    return names | _constructor_parameters(cls.__base__) if hands_on and is_ours else names
 
 
 def _yaml_key(config: Mapping[str, Any], key: str) -> str:

@@ -1,4 +1,8 @@
-"""Lightning's moving average of the weights, of what is trained alone."""
+"""The average of the trained weights that a run keeps with ``--ema``, outside of the model.
+
+The average that a model carries within itself, under the keys ``model_ema.*`` of released checkpoints, is
+`ldm.modules.ema.LitEma`.
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 from torch.utils.data import Dataset
 
+from cldm.cldm import ControlLDM
 from cldm.logger import ImageLogger
 from cldm.model import create_model, load_model
+from controlnet.conditions.seg.areas import AreaBalance
 from controlnet.training.callbacks import NonFiniteError, NonFiniteGuard, SeedEveryBatch, Throughput
 from controlnet.training.checkpointing import AtomicCheckpointIO, CheckpointError, SaveLast, save_best
 from controlnet.training.data.dataset import ControlDataset
@@ -29,15 +32,22 @@ from controlnet.training.latent_cache import CachedDataset
 from controlnet.training.muon import Muon
 from controlnet.training.settings import Settings
 from controlnet.training.validation import ControlGap
+from ldm.models.autoencoder import AutoencoderKL
+from ldm.models.diffusion.ddpm import DDPM, LatentDiffusion
+from ldm.models.diffusion.objective import TrainingObjective
+from ldm.models.trained_module import TrainedModule
 from ldm.util import instantiate_from_config
 from ldm.weights import WeightsError
 
 logger = logging.getLogger(__name__)
 
 
-def make_model(settings: Settings) -> pl.LightningModule:
+def make_model(settings: Settings) -> TrainedModule:
     """The model to train, on the CPU: what is not trained is frozen, activations are kept or not as
     wanted.
+
+    Raises:
+        ValueError: a setting is for another kind of model.
     """
     torch.manual_seed(settings.seed)
     if settings.base is None:
@@ -45,31 +55,23 @@ def make_model(settings: Settings) -> pl.LightningModule:
     else:
         model = load_model(settings.model, settings.base).train()
     model.learning_rate = settings.learning_rate
-    if settings.optimizer == "muon":
-        model.make_optimizer = Muon
-    if settings.first_time_step:
-        limit_time_steps(model, settings.first_time_step)
-    if has_control(model):
+    model.make_optimizer = Muon if settings.optimizer == "muon" else None
+    if settings.warmup_steps or settings.cosine_decay:
+        model.scheduler_config = learning_rate_schedule(settings)
+    if isinstance(model, DDPM):
+        model.objective = make_objective(settings, model)
+    if isinstance(model, ControlLDM):
         model.sd_locked = settings.sd_locked
-        model.area_balance = settings.area_balance
         model.only_mid_control = settings.only_mid_control
-    if settings.decoder_only:
-        if not hasattr(model, "freeze_encoder"):
-            raise ValueError(f"decoder_only: {settings.model} is no autoencoder; leave it out.")
-        model.freeze_encoder()
     if settings.train_text:
-        if getattr(model, "cond_stage_model", None) is None:
+        if not isinstance(model, LatentDiffusion) or model.cond_stage_model is None:
             raise ValueError(f"train_text: {settings.model} has no text encoder; leave it out.")
         model.unfreeze_text_encoder()
-    if settings.warmup_steps or settings.cosine_decay:
-        decay_steps = settings.max_steps if settings.cosine_decay else 0
-        schedule = {"warmup_steps": settings.warmup_steps, "decay_steps": decay_steps}
-        model.scheduler_config = {
-            "target": "controlnet.training.schedules.WarmupSchedule",
-            "params": schedule,
-        }
-    if hasattr(model, "freeze_untrained"):
-        model.freeze_untrained()
+    if settings.decoder_only:
+        if not isinstance(model, AutoencoderKL):
+            raise ValueError(f"decoder_only: {settings.model} is no autoencoder; leave it out.")
+        model.freeze_encoder()
+    model.freeze_untrained()
     set_checkpointing(model, settings.checkpointing)
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
@@ -77,23 +79,26 @@ def make_model(settings: Settings) -> pl.LightningModule:
     return model
 
 
-def limit_time_steps(model: nn.Module, first: int) -> None:
-    """Train a diffusion model on time steps from ``first`` on only.
+def learning_rate_schedule(settings: Settings) -> dict[str, Any]:
+    """YAML node of the rise and fall that the settings ask for."""
+    decay_steps = settings.max_steps if settings.cosine_decay else 0
+    params = {"warmup_steps": settings.warmup_steps, "decay_steps": decay_steps}
+    return {"target": "controlnet.training.schedules.WarmupSchedule", "params": params}
+
+
+def make_objective(settings: Settings, model: DDPM) -> TrainingObjective:
+    """The model's own objective, with what the settings ask for.
 
     Raises:
-        ValueError: the model has no such step.
+        ValueError: the model has no such time step.
     """
-    steps = getattr(model, "num_timesteps", 0)
+    first, steps = settings.first_time_step, model.num_timesteps
     if first >= steps:
         raise ValueError(
             f"first_time_step is {first}, and the model has {steps} time steps; give a smaller one."
         )
-    model.first_time_step = first
-
-
-def has_control(model: nn.Module) -> bool:
-    """Whether the model is a ControlLDM."""
-    return hasattr(model, "control_model")
+    place_weights = AreaBalance(settings.area_balance) if settings.area_balance else None
+    return replace(model.objective, first_time_step=first, place_weights=place_weights)
 
 
 def set_checkpointing(model: nn.Module, whose: str) -> None:
@@ -104,7 +109,7 @@ def set_checkpointing(model: nn.Module, whose: str) -> None:
     Args:
         whose: "none"; "control", the control copy, or in a model without one the whole network; "all".
     """
-    trained = model.control_model if has_control(model) else model
+    trained = model.control_model if isinstance(model, ControlLDM) else model
     wanted = {"none": [], "control": list(trained.modules()), "all": list(model.modules())}[whose]
     wanted = set(map(id, wanted))
     for module in model.modules():
@@ -147,14 +152,14 @@ class TrainingData(pl.LightningDataModule):
             s.resolution,
             buckets=s.buckets,
             hint_kind=s.hint_kind,
-            with_hints=has_control(self.model),
+            with_hints=isinstance(self.model, ControlLDM),
             check=s.check,
             seed=s.seed,
             **augmentation,
         )
 
     def _encode(self, dataset: Any, crop: int | None = None) -> CachedDataset:
-        if not hasattr(self.model, "first_stage_model") or not isinstance(dataset, ControlDataset):
+        if not isinstance(self.model, LatentDiffusion) or not isinstance(dataset, ControlDataset):
             raise ValueError("cache_latents is for data in a folder and models with a frozen VAE.")
         folder = Path(self.settings.cache or self.settings.folder / "cache")
         cached = CachedDataset(dataset, self.model, folder, crop)
@@ -236,7 +241,7 @@ def _callbacks(settings: Settings, model: pl.LightningModule) -> list[pl.Callbac
         callbacks.append(TrainedWeightsEMA(settings.ema))
     if settings.logger_freq:
         callbacks.append(ImageLogger(settings.logger_freq, increase_log_steps=False, log_first_step=True))
-    if settings.val and has_control(model):
+    if settings.val and isinstance(model, ControlLDM):
         callbacks.append(ControlGap())
     callbacks.append(SaveLast(settings.last_checkpoint, settings.save_every))
     if settings.val and settings.save_best:

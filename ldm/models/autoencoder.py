@@ -6,21 +6,18 @@ Sources: latent diffusion (arXiv 2112.10752), and ldm/models/autoencoder.py of t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from ldm.models.diffusion.sample_noise import Purpose, SampleNoise
+from ldm.models.trained_module import TrainedModule
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
-from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
-from ldm.util import OptimizerFactory, instantiate_from_config, with_schedule
-from ldm.weights import load_into, read_state_dict
+from ldm.modules.distributions.distributions import DiagonalGaussianDistribution, Purpose, SampleNoise
+from ldm.util import instantiate_from_config
 
 
-class AutoencoderKL(pl.LightningModule):
+class AutoencoderKL(TrainedModule):
     """Autoencoder with a Gaussian posterior.
 
     Args:
@@ -57,9 +54,6 @@ class AutoencoderKL(pl.LightningModule):
         self.image_key = image_key
         self.embed_dim = embed_dim
         self.monitor = monitor
-        self.learning_rate = 1e-4
-        self.scheduler_config: Mapping[str, Any] | None = None
-        self.make_optimizer: OptimizerFactory | None = None
         self.encoder = Encoder(**ddconfig)
         self.decoder = Decoder(**ddconfig)
         self.loss = instantiate_from_config(lossconfig)
@@ -67,11 +61,6 @@ class AutoencoderKL(pl.LightningModule):
         self.post_quant_conv = nn.Conv2d(embed_dim, ddconfig["z_channels"], 1)
         if ckpt_path is not None:
             self.init_from_ckpt(ckpt_path, ignore_keys)
-
-    def init_from_ckpt(self, path: str, ignore_keys: Sequence[str] = ()) -> None:
-        """Load weights from a file; what it lacks keeps its values."""
-        state = {k: v for k, v in read_state_dict(path).items() if not k.startswith(tuple(ignore_keys))}
-        load_into(self, state, path, strict=False)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -116,13 +105,13 @@ class AutoencoderKL(pl.LightningModule):
         if isinstance(self.loss, nn.Identity):
             raise ValueError(
                 "this autoencoder's lossconfig is torch.nn.Identity, that of released files; training needs "
-                "a loss, "
-                "such as controlnet.training.losses.ReconstructionKLLoss"
+                "a loss, such as controlnet.training.losses.ReconstructionKLLoss"
             )
         pictures = self.get_input(batch, self.image_key)
         posterior = self.encode(pictures)
-        random = SampleNoise.of_batch(batch)
-        noise = None if random is None else random.normal(Purpose.POSTERIOR, like=posterior.mean)
+        noise = None
+        if "noise_seed" in batch:
+            noise = SampleNoise(batch["noise_seed"]).normal(Purpose.POSTERIOR, like=posterior.mean)
         reconstructions = self.decode(posterior.sample(noise=noise))
         loss, log = self.loss(
             pictures,
@@ -137,23 +126,19 @@ class AutoencoderKL(pl.LightningModule):
         return loss
 
     def freeze_encoder(self) -> None:
-        """Train the decoder alone: latents stay as they are, and what has learned from them goes on to
-        fit.
+        """Train the decoder alone: latents stay as they are, for diffusion models that have learnt from
+        them.
         """
         self.encoder.requires_grad_(False)
         self.quant_conv.requires_grad_(False)
 
-    def trained_modules(self) -> list[nn.Module]:
-        """The modules that `configure_optimizers` trains, as far as they are not frozen: all."""
-        return [self]
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """All that nobody has frozen."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def configure_optimizers(self) -> Any:
-        """``make_optimizer``'s, or Adam with the betas that VQGAN uses, with the schedule of
-        ``scheduler_config``.
-        """
-        make = self.make_optimizer or partial(torch.optim.Adam, betas=(0.5, 0.9), fused=True)
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return with_schedule(make(trained, lr=self.learning_rate), self.scheduler_config)
+    def default_optimizer(self, parameters: Sequence[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+        """Adam with the betas that VQGAN uses."""
+        return torch.optim.Adam(parameters, lr=lr, betas=(0.5, 0.9), fused=True)
 
     @torch.no_grad()
     def log_images(

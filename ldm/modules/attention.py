@@ -55,8 +55,9 @@ def attend(
     """softmax(q k^T / sqrt(d)) v for ``[B, heads, N, d]``.
 
     Args:
-        slice_size: None for one call; else so many heads of the whole batch at a time, for little memory: no
-            more than ``slice_size`` matrices of N x M scores can exist at once, whichever kernel torch takes.
+        slice_size: how many heads of the whole batch to compute at a time, for little memory: no more than
+            ``slice_size`` matrices of N x M scores can exist at once, whichever kernel torch takes. None
+            computes all at once.
     """
     if slice_size is None:
         return F.scaled_dot_product_attention(query, key, value)
@@ -72,9 +73,7 @@ def attend(
 
 
 def set_attention_slice(model: nn.Module, slice_size: int | None) -> None:
-    """Let every attention layer of ``model`` work on so many heads at a time; None is all at once (the
-    default).
-    """
+    """Let the attention layers of ``model`` compute ``slice_size`` heads at a time, by default all (None)."""
     for module in model.modules():
         if hasattr(module, "slice_size"):
             module.slice_size = slice_size

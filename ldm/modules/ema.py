@@ -1,11 +1,17 @@
-"""Exponential moving average of weights.
+"""The average of its weights that a diffusion model carries within itself, where ``use_ema`` is set in its
+YAML.
 
-Source: ldm/modules/ema.py of the original, whose buffer names released checkpoints hold as ``model_ema.*``.
+It averages the UNet (``model.*``) at every batch, and its buffers are part of the model: the ``model_ema.*``
+of released checkpoints. The average that a training run asks for with ``--ema`` is another, kept outside of
+the model and of all that is trained: `controlnet.training.ema.TrainedWeightsEMA`.
+
+Source: ldm/modules/ema.py of the original.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -39,10 +45,6 @@ class LitEma(nn.Module):
                 self.register_buffer(self.m_name2s_name[name], parameter.detach().clone())
         self.collected_params: list[torch.Tensor] = []
 
-    def reset_num_updates(self) -> None:
-        """Start anew with a fast average."""
-        self.num_updates.zero_()
-
     @torch.no_grad()
     def forward(self, model: nn.Module) -> None:
         """Move the average towards the model's present weights."""
@@ -69,6 +71,16 @@ class LitEma(nn.Module):
         for kept, parameter in zip(self.collected_params, parameters, strict=True):
             parameter.copy_(kept)
         self.collected_params = []
+
+    @contextmanager
+    def lent_to(self, model: nn.Module) -> Iterator[None]:
+        """Within, ``model`` has the averaged weights; afterwards its own again."""
+        self.store(model.parameters())
+        self.copy_to(model)
+        try:
+            yield
+        finally:
+            self.restore(model.parameters())
 
     def _averages(self, model: nn.Module) -> list[tuple[nn.Parameter, torch.Tensor]]:
         parameters = dict(model.named_parameters())

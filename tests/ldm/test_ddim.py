@@ -13,7 +13,7 @@ from golden_data import fill_by_recipe, load_golden, relative_error, tiny_config
 from cldm.cldm import ControlLDM
 from cldm.ddim_hacked import DDIMSampler
 from ldm.models.diffusion.conditions import join_conditions
-from ldm.models.diffusion.process import GaussianProcess
+from ldm.models.diffusion.ddpm import DDPM
 from ldm.util import instantiate_from_config
 
 SHAPE = (4, 8, 8)
@@ -88,13 +88,14 @@ def test_seed_and_velocity_equal_the_original(
     assert used == set(golden), "every tensor is checked"
 
 
-class Analytic(GaussianProcess, torch.nn.Module):
+class Analytic(DDPM):
     """A model of data from N(0.5, spread), whose best prediction is known exactly."""
 
     def __init__(self, parameterization: str = "eps", spread: float = 0.0):
-        super().__init__()
-        self.parameterization, self.v_posterior, self.spread, self.calls = parameterization, 0.0, spread, 0
-        self.register_schedule(linear_start=0.00085, linear_end=0.012)
+        network = {"target": "torch.nn.Identity"}
+        schedule = {"linear_start": 0.00085, "linear_end": 0.012}
+        super().__init__(network, use_ema=False, parameterization=parameterization, **schedule)
+        self.spread, self.calls = spread, 0
 
     def apply_model(self, x: torch.Tensor, t: torch.Tensor, cond: object) -> torch.Tensor:
         self.calls += 1
@@ -301,7 +302,11 @@ def test_options_of_the_original() -> None:
         ({"ucg_schedule": [1, 2]}, "2 values in ucg_schedule; expected 5"),
         ({"mask": torch.ones(1)}, "needs x0"),
         ({"dynamic_threshold": 3}, "not supported"),
-        ({"conditioning": torch.zeros(3, 2, 3)}, "batch of 3; expected batch_size=1"),
+        ({"conditioning": torch.zeros(3, 2, 3)}, "a condition for a batch of 3; expected batch_size=1"),
+        (
+            {"unconditional_conditioning": {"c_crossattn": [torch.zeros(2, 2, 3)], "c_concat": None}},
+            "an unconditional condition for a batch of 2; expected batch_size=1",
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             sampler.sample(5, 1, SHAPE, verbose=False, **bad)

@@ -16,8 +16,7 @@ from controlnet.training.run import make_model, train
 from controlnet.training.schedules import WarmupSchedule
 from controlnet.training.settings import Settings
 from ldm.models.autoencoder import AutoencoderKL
-from ldm.models.diffusion.sample_noise import SampleNoise
-from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
+from ldm.modules.distributions.distributions import DiagonalGaussianDistribution, SampleNoise
 
 LOSS = {
     "target": "controlnet.training.losses.ReconstructionKLLoss",

@@ -1,17 +1,37 @@
 """How much each place of a map counts in the loss, so that a person is not drowned by the sky.
 
 A pixel of the sky and a pixel of a boat weigh the same in diffusion's loss, and there are a hundred times as
-many of
-the first: what a boat should look like is learned last. Segmentation knows the remedy as weighting by inverse
-frequency.
+many of the first: what a boat should look like is learned last. Segmentation knows the remedy as weighting by
+inverse frequency.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
-MOST_COLOURS = 1024
+MOST_COLORS = 1024
+
+
+@dataclass(frozen=True)
+class AreaBalance:
+    """``place_weights`` of a `TrainingObjective` for maps as hints: small areas count for more.
+
+    Args:
+        power: see `area_weights`.
+    """
+
+    power: float
+
+    def __call__(self, cond: Mapping[str, Any]) -> torch.Tensor | None:
+        """Weights ``[B, 1, h, w]`` for a condition with a hint ``c_concat``, None for one without."""
+        if cond.get("c_concat") is None:
+            return None
+        return area_weights(torch.cat(list(cond["c_concat"]), dim=1), self.power)
 
 
 def area_weights(hint: torch.Tensor, power: float) -> torch.Tensor:
@@ -26,7 +46,7 @@ def area_weights(hint: torch.Tensor, power: float) -> torch.Tensor:
         ``[B, 1, h, w]``, float32, mean 1 for each of the B.
 
     Raises:
-        ValueError: a hint has more than `MOST_COLOURS` colours, so it is no map.
+        ValueError: a hint has more than `MOST_COLORS` colours, so it is no map.
     """
     levels = (hint[..., ::2, ::2] * 255).round().long()  # [B, C, 4h, 4w]: a quarter of the pixels is enough
     codes = levels[:, 0]
@@ -34,12 +54,11 @@ def area_weights(hint: torch.Tensor, power: float) -> torch.Tensor:
         codes = codes * 256 + channel  # [B, 4h, 4w]: one number for each colour
     weights = []
     for code in codes:
-        colours, place, pixels = code.unique(return_inverse=True, return_counts=True)
-        if len(colours) > MOST_COLOURS:
+        colors, place, pixels = code.unique(return_inverse=True, return_counts=True)
+        if len(colors) > MOST_COLORS:
             raise ValueError(
-                f"A hint has {len(colours)} colours; area_balance is for maps of flat colours, with "
-                f"{MOST_COLOURS} at "
-                "most. Set it to 0, or hint_kind to color-map where maps are resized."
+                f"A hint has {len(colors)} colours; area_balance is for maps of flat colours, with "
+                f"{MOST_COLORS} at most. Set it to 0, or hint_kind to color-map where maps are resized."
             )
         weights.append((pixels / code.numel()).pow(-power)[place])
     weights = F.avg_pool2d(torch.stack(weights)[:, None], 4)  # [B, 1, h, w]

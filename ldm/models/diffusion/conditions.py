@@ -42,14 +42,21 @@ def join_conditions(cond: Any, uncond: Any) -> Any:
     return joined
 
 
-def check_rows(cond: Any, batch_size: int) -> None:
-    """A condition for another batch size would fail deep inside the network; say it here."""
+def check_rows(cond: Any, batch_size: int, what: str = "a condition") -> None:
+    """Refuse a condition for another batch size, which would fail deep inside the network.
+
+    Args:
+        what: its name in the error.
+
+    Raises:
+        ValueError: a tensor of the condition has not ``batch_size`` rows.
+    """
     if isinstance(cond, Mapping):
         for name, value in cond.items():
             if name in ("c_concat", "c_crossattn") and value is not None:
-                check_rows(value, batch_size)
+                check_rows(value, batch_size, what)
     elif isinstance(cond, list | tuple):
         for value in cond:
-            check_rows(value, batch_size)
+            check_rows(value, batch_size, what)
     elif torch.is_tensor(cond) and len(cond) != batch_size:
-        raise ValueError(f"got a condition for a batch of {len(cond)}; expected batch_size={batch_size}")
+        raise ValueError(f"got {what} for a batch of {len(cond)}; expected batch_size={batch_size}")

@@ -58,10 +58,10 @@ class DDIMSampler:
         scripts.
         """
         timesteps = make_ddim_timesteps(
-            ddim_discretize, ddim_num_steps, self.ddpm_num_timesteps, verbose=False
+            ddim_discretize, ddim_num_steps, self.ddpm_num_timesteps, verbose=verbose
         )
         sigmas, alphas, alphas_prev = make_ddim_sampling_parameters(
-            self.model.alphas_cumprod, timesteps, ddim_eta, verbose=False
+            self.model.alphas_cumprod, timesteps, ddim_eta, verbose=verbose
         )
         schedule = DDIMSchedule(timesteps, alphas, alphas_prev, sigmas)
         self.ddim_schedule = schedule
@@ -125,7 +125,7 @@ class DDIMSampler:
                 predicted noise.
             verbose: show a progress bar.
             x_T: noise to start from ``[B, C, H, W]``; drawn where it is not given.
-            log_every_t: intermediate results are kept at every so many steps.
+            log_every_t: steps between the intermediate results that are kept.
             unconditional_guidance_scale: 1 is no guidance.
             unconditional_conditioning: like ``conditioning``; ``c_concat`` None means no control (guess
                 mode).
@@ -146,6 +146,7 @@ class DDIMSampler:
                 "dynamic_threshold, quantize_x0 and normals_sequence are not supported; leave them out"
             )
         check_rows(conditioning, batch_size)
+        check_rows(unconditional_conditioning, batch_size, "an unconditional condition")
         schedule = self.make_schedule(S, ddim_eta=eta, verbose=verbose)
         return self.ddim_sampling(
             conditioning,
@@ -308,7 +309,7 @@ class DDIMSampler:
         Needs `make_schedule`, unless ``use_original_steps``.
 
         Args:
-            return_intermediates: keep about so many results on the way.
+            return_intermediates: about how many results on the way to keep.
         """
         schedule = self.original_schedule() if use_original_steps else self.ddim_schedule
         if not 1 <= t_enc <= len(schedule):

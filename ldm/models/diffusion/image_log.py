@@ -50,7 +50,7 @@ def log_latent_images(
         latent: scaled latents ``[B, 4, h, w]``.
         cond: condition of the batch.
         captions: B prompts.
-        diffusion_rows: so many samples are shown on their way to noise.
+        diffusion_rows: number of samples to show on their way to noise.
         guidance_scale: above 1, samples with guidance are made.
 
     Returns:

@@ -1,13 +1,17 @@
-"""The Gaussian that a VAE's encoder gives for each latent.
+"""What is drawn at random: the Gaussian that a VAE's encoder gives for each latent, and numbers that belong
+to a sample of a batch.
 
-Source: ldm/modules/distributions/distributions.py of the original.
+Source of the first: ldm/modules/distributions/distributions.py of the original.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -68,3 +72,45 @@ class DiagonalGaussianDistribution:
         return 0.5 * (math.log(2.0 * math.pi) + self.logvar + (sample - self.mean) ** 2 / self.var).sum(
             dim=list(dims)
         )
+
+
+class Purpose(IntEnum):
+    """What numbers of a `SampleNoise` are drawn for; each has a stream of its own."""
+
+    POSTERIOR = 0
+    TIME_STEP = 1
+    NOISE = 2
+
+
+class SampleNoise:
+    """Random numbers that belong to a sample, not to a process.
+
+    Where a batch carries ``noise_seed``, an integer for each item, whatever chance decides about an item in a
+    training step follows from its seed: its place in the posterior, its time step, its noise. So the step is
+    the same in one process or spread over several, after a resume, and on any device, since the numbers are
+    drawn on the CPU.
+
+    Args:
+        seeds: one for each sample, in [0, 2^63).
+    """
+
+    def __init__(self, seeds: torch.Tensor | Sequence[int]):
+        self.seeds = [int(seed) for seed in seeds]
+
+    @classmethod
+    def argument_of(cls, batch: Mapping[str, Any], rows: int | None = None) -> dict[str, SampleNoise]:
+        """The keyword argument ``random`` for a batch's first ``rows`` items; none where it has no seeds."""
+        return {"random": cls(batch["noise_seed"][:rows])} if "noise_seed" in batch else {}
+
+    def normal(self, purpose: Purpose, like: torch.Tensor) -> torch.Tensor:
+        """Standard normal numbers ``[B, ...]`` of the shape, type and device of ``like``."""
+        draws = [
+            np.random.default_rng([seed, purpose]).standard_normal(like.shape[1:], dtype=np.float32)
+            for seed in self.seeds
+        ]
+        return torch.from_numpy(np.stack(draws)).to(like)
+
+    def time_steps(self, count: int, device: torch.device) -> torch.Tensor:
+        """int64 ``[B]`` in [0, count)."""
+        draws = [np.random.default_rng([seed, Purpose.TIME_STEP]).integers(count) for seed in self.seeds]
+        return torch.tensor(draws, dtype=torch.int64, device=device)

@@ -32,7 +32,7 @@ VIT_L_14 = {
 """Text part of openai/clip-vit-large-patch14, fields of ``transformers.CLIPTextConfig``."""
 
 CHUNKS = 3
-"""Long prompts are encoded in so many chunks, as the original's ``hack_everything`` does."""
+"""How many chunks a long prompt is encoded in, as by the original's ``hack_everything``."""
 
 
 class AbstractEncoder(nn.Module):

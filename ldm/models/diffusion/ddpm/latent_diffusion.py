@@ -12,13 +12,10 @@ import torch
 from torch import nn
 
 from ldm.models.diffusion.ddim import DDIMSampler
-from ldm.models.diffusion.image_log import condition_size, log_latent_images
-from ldm.models.diffusion.pixel import DDPM, DiffusionWrapper
-from ldm.models.diffusion.sample_noise import Purpose, SampleNoise
-from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
+from ldm.models.diffusion.ddpm.ddpm import DDPM
+from ldm.models.diffusion.image_log import condition_size, log_latent_images, picture_rows
+from ldm.modules.distributions.distributions import DiagonalGaussianDistribution, Purpose, SampleNoise
 from ldm.util import instantiate_from_config
-
-__all__ = ["DDPM", "DiffusionWrapper", "LatentDiffusion"]
 
 
 class LatentDiffusion(DDPM):
@@ -26,8 +23,9 @@ class LatentDiffusion(DDPM):
 
     Args:
         first_stage_config: YAML node of the VAE.
-        cond_stage_config: YAML node of the text encoder; ``__is_unconditional__`` for none.
-        num_timesteps_cond: kept for the YAML; 1.
+        cond_stage_config: YAML node of the text encoder; ``__is_unconditional__`` for none, and
+            ``__is_first_stage__`` for the VAE.
+        num_timesteps_cond: above 1, the condition gets noise in training too, in this number of stages.
         cond_stage_key: key of the condition in a batch.
         cond_stage_trainable: train the text encoder too.
         concat_mode: the condition is channels beside the latent, where no conditioning_key is given.
@@ -54,46 +52,52 @@ class LatentDiffusion(DDPM):
         force_null_conditioning: bool = False,
         **kwargs,
     ):
-        if num_timesteps_cond not in (None, 1):
-            raise ValueError(f"got num_timesteps_cond={num_timesteps_cond}; only 1 is supported")
         if conditioning_key is None:
             conditioning_key = "concat" if concat_mode else "crossattn"
         if cond_stage_config == "__is_unconditional__" and not force_null_conditioning:
             conditioning_key = None
         ckpt_path, ignore_keys = kwargs.pop("ckpt_path", None), kwargs.pop("ignore_keys", ())
         super().__init__(conditioning_key=conditioning_key, **kwargs)
+        self.num_timesteps_cond = num_timesteps_cond or 1
+        self.shorten_cond_schedule = self.num_timesteps_cond > 1
+        if self.shorten_cond_schedule:
+            self.make_cond_schedule()
+        self.concat_mode = concat_mode
         self.cond_stage_key = cond_stage_key
         self.cond_stage_trainable = cond_stage_trainable
         self.cond_stage_forward = cond_stage_forward
+        self.force_null_conditioning = force_null_conditioning
         if scale_by_std:
             self.register_buffer("scale_factor", torch.tensor(float(scale_factor)))
         else:
             self.scale_factor = scale_factor
-        self.first_stage_model = instantiate_from_config(first_stage_config)
-        self.cond_stage_model = instantiate_from_config(cond_stage_config)
-        self._freeze_stages()
+        self.instantiate_first_stage(first_stage_config)
+        self.instantiate_cond_stage(cond_stage_config)
         if ckpt_path is not None:
             self.init_from_ckpt(ckpt_path, ignore_keys)
 
-    def _frozen_stages(self) -> list[nn.Module]:
-        stages = [self.first_stage_model]
-        if not self.cond_stage_trainable and self.cond_stage_model is not None:
-            stages.append(self.cond_stage_model)
-        return stages
+    def make_cond_schedule(self) -> None:
+        """For each time step, the one whose noise the condition gets: few small ones, else the last."""
+        last, count = self.num_timesteps - 1, self.num_timesteps_cond
+        if count > self.num_timesteps:
+            raise ValueError(f"got num_timesteps_cond={count}; expected 1 to timesteps={self.num_timesteps}")
+        self.cond_ids = torch.full((self.num_timesteps,), last, dtype=torch.long)
+        self.cond_ids[:count] = torch.linspace(0, last, count).round().long()
 
-    def _freeze_stages(self) -> None:
-        for stage in self._frozen_stages():
-            stage.eval().requires_grad_(False)
+    # ---- VAE and text encoder
 
-    def train(self, mode: bool = True) -> LatentDiffusion:
-        """As usual, but the frozen VAE and a frozen text encoder stay in eval mode."""
-        super().train(mode)
-        for stage in self._frozen_stages():
-            stage.eval()
-        return self
+    def instantiate_first_stage(self, config: Mapping[str, Any]) -> None:
+        """Build ``first_stage_model``, the frozen VAE."""
+        self.first_stage_model = instantiate_from_config(config).eval().requires_grad_(False)
 
-    def trained_modules(self) -> list[nn.Module]:
-        return [self.model] + ([self.cond_stage_model] if self.cond_stage_trainable else [])
+    def instantiate_cond_stage(self, config: Mapping[str, Any] | str) -> None:
+        """Build ``cond_stage_model``, the text encoder: frozen unless ``cond_stage_trainable``."""
+        if config == "__is_first_stage__":
+            self.cond_stage_model = self.first_stage_model
+            return
+        self.cond_stage_model = instantiate_from_config(config)
+        if self.cond_stage_model is not None:
+            self.cond_stage_model.train(self.cond_stage_trainable).requires_grad_(self.cond_stage_trainable)
 
     def unfreeze_text_encoder(self) -> None:
         """Train the text encoder too from now on, whatever the configuration said."""
@@ -101,7 +105,16 @@ class LatentDiffusion(DDPM):
         self.cond_stage_model.unfreeze()
         self.train(self.training)
 
-    # ---- stages
+    def train(self, mode: bool = True) -> LatentDiffusion:
+        """As usual, but the VAE and the text encoder stay in eval mode where they are frozen."""
+        super().train(mode)
+        for stage in (self.first_stage_model, self.cond_stage_model):
+            if stage is not None and not any(p.requires_grad for p in stage.parameters()):
+                stage.eval()
+        return self
+
+    def trained_modules(self) -> list[nn.Module]:
+        return [self.model] + ([self.cond_stage_model] if self.cond_stage_trainable else [])
 
     @torch.no_grad()
     def encode_first_stage(self, x: torch.Tensor) -> DiagonalGaussianDistribution:
@@ -141,12 +154,24 @@ class LatentDiffusion(DDPM):
         """The embedding of N empty prompts, for guidance."""
         return self.get_learned_conditioning([""] * N)
 
-    # ---- training
+    # ---- a training step, where it differs from that on pictures
+
+    def shared_step(self, batch: Mapping[str, Any], **kwargs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        x, c = self.get_input(batch, self.first_stage_key)
+        return self(x, c, **SampleNoise.argument_of(batch))
 
     @torch.no_grad()
     def get_input(
-        self, batch: Mapping[str, Any], k: str, bs: int | None = None, force_c_encode: bool = False
-    ) -> tuple[torch.Tensor, Any]:
+        self,
+        batch: Mapping[str, Any],
+        k: str,
+        return_first_stage_outputs: bool = False,
+        force_c_encode: bool = False,
+        cond_key: str | None = None,
+        return_original_cond: bool = False,
+        bs: int | None = None,
+        return_x: bool = False,
+    ) -> tuple[Any, ...]:
         """A batch -> scaled latents ``[B, 4, H/8, W/8]`` and the condition.
 
         The condition is embedded here, unless the text encoder is trained: then the prompts come back as they
@@ -156,45 +181,54 @@ class LatentDiffusion(DDPM):
 
         Args:
             k: key of the pictures.
-            bs: take so many items only.
+            return_first_stage_outputs: add the pictures (None for moments) and their reconstructions.
             force_c_encode: embed the condition in either case.
+            cond_key: key of the condition, by default ``cond_stage_key``.
+            return_original_cond: add the condition before it was embedded.
+            bs: take the first ``bs`` items only.
+            return_x: add the pictures.
         """
         if "moments" in batch:
-            posterior = DiagonalGaussianDistribution(batch["moments"][:bs].to(self.device))
+            x, posterior = None, DiagonalGaussianDistribution(batch["moments"][:bs].to(self.device))
         else:
-            posterior = self.encode_first_stage(super().get_input(batch, k)[:bs])
-        latent = self.get_first_stage_encoding(posterior, SampleNoise.of_batch(batch, bs)).detach()
-        if self.model.conditioning_key is None:
-            return latent, None
-        if "context" in batch and not self.cond_stage_trainable:
-            return latent, batch["context"][:bs].to(self.device)
-        condition = batch[self.cond_stage_key][:bs]
-        if torch.is_tensor(condition):
-            condition = condition.to(self.device)
-        if not self.cond_stage_trainable or force_c_encode:
-            condition = self.get_learned_conditioning(condition)
-        return latent, condition
+            x = super().get_input(batch, k)[:bs]
+            posterior = self.encode_first_stage(x)
+        latent = self.get_first_stage_encoding(posterior, **SampleNoise.argument_of(batch, bs)).detach()
+        raw, condition = self._condition_of(batch, bs, force_c_encode, cond_key or self.cond_stage_key)
+        outputs = [latent, condition]
+        if return_first_stage_outputs:
+            outputs += [x, self.decode_first_stage(latent)]
+        if return_x:
+            outputs.append(x)
+        if return_original_cond:
+            outputs.append(raw)
+        return tuple(outputs)
 
-    def shared_step(self, batch: Mapping[str, Any], **kwargs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return self(*self.get_input(batch, self.first_stage_key), random=SampleNoise.of_batch(batch))
+    def _condition_of(self, batch: Mapping[str, Any], bs: int | None, encode: bool, key: str) -> tuple:
+        """The condition of a batch as it stands there, and as the network takes it."""
+        if self.model.conditioning_key is None or self.force_null_conditioning:
+            return None, None
+        if "context" in batch and key == self.cond_stage_key and not self.cond_stage_trainable:
+            return batch[key][:bs] if key in batch else None, batch["context"][:bs].to(self.device)
+        raw = batch[key][:bs]
+        if torch.is_tensor(raw):
+            raw = super().get_input({key: raw}, key) if raw.ndim == 4 else raw.to(self.device)
+        encode = encode or not self.cond_stage_trainable
+        return raw, self.get_learned_conditioning(raw) if encode else raw
 
-    def forward(
-        self, x: torch.Tensor, c: Any = None, random: SampleNoise | None = None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """`p_losses` at random time steps; a condition that `get_input` left raw is embedded with
-        gradients.
+    def condition_at(self, c: Any, t: torch.Tensor) -> Any:
+        """Embed what `get_input` left raw, with gradients; and where the condition has a schedule of its own,
+        add noise.
         """
-        if self.cond_stage_trainable:
+        if self.cond_stage_trainable and self.model.conditioning_key is not None:
             c = self._embed_raw(c)
-        return super().forward(x, c, random)
+        return self.q_sample(c, self.cond_ids.to(t.device)[t]) if self.shorten_cond_schedule else c
 
     def _embed_raw(self, c: Any) -> Any:
         """Embed prompts, also where they stand as ``c_crossattn`` of a condition."""
         if isinstance(c, Mapping):
-            return {
-                **c,
-                "c_crossattn": [self.get_learned_conditioning(prompts) for prompts in c["c_crossattn"]],
-            }
+            embedded = [self.get_learned_conditioning(prompts) for prompts in c["c_crossattn"]]
+            return {**c, "c_crossattn": embedded}
         return self.get_learned_conditioning(c)
 
     def apply_model(self, x_noisy: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor:
@@ -210,7 +244,7 @@ class LatentDiffusion(DDPM):
             cond = {} if cond is None else {key: cond}
         return self.model(x_noisy, t, **cond)
 
-    # ---- pictures
+    # ---- pictures for the log
 
     @torch.no_grad()
     def sample_log(
@@ -236,6 +270,10 @@ class LatentDiffusion(DDPM):
     def unconditional_like(self, cond: Any) -> Any:
         """The empty prompt in the form of ``cond``, for guidance."""
         return self.get_unconditional_conditioning(len(cond))
+
+    def _get_denoise_row_from_list(self, samples: Sequence[torch.Tensor], desc: str = "") -> torch.Tensor:
+        """Latents over time, T times ``[B, 4, h, w]`` -> one sheet of pictures ``[3, B H, T W]``."""
+        return picture_rows([self.decode_first_stage(z) for z in samples])[0]
 
     @torch.no_grad()
     def log_images(
