@@ -23,6 +23,7 @@ from controlnet.evaluate.grid import sheet
 from controlnet.generation.models import (
     ModelError,
     add_model_arguments,
+    check_detector_options,
     find_device,
     find_model,
     known_models,
@@ -78,6 +79,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """What was measured, and its scores; draws the sheet along the way."""
     if options.detector_only:
+        check_detector_options(options.detector_weights, options.detector_config)
         files = known_models().get(options.model) or known_models()["tiny"]
         weights = options.detector_weights or files.detector_weights
         device = find_device(options.device)

@@ -95,7 +95,7 @@ def read_cases(folder: Path, count: int | None, size: int, hint_kind: str = "col
 
 
 def batches_of(cases: Sequence[Case], most: int) -> Iterator[list[int]]:
-    """Numbers of consecutive cases of one size, ``most`` at a time."""
+    """Indices of consecutive cases of one size, in groups of at most ``most``."""
     batch: list[int] = []
     for index, case in enumerate(cases):
         if batch and (len(batch) == most or case.labels.shape != cases[batch[0]].labels.shape):

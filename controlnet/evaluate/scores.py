@@ -12,8 +12,9 @@ class MeanIoU(MulticlassJaccardIndex):
     """Intersection over union of all pixels of a data set, averaged over the classes that occur in its true
     maps.
 
-    torchmetrics' own average leaves out a class only if nobody ever names it; here one wrong pixel of a class
-    that is nowhere costs what it costs its neighbours, not a share of the average.
+    torchmetrics' own average also counts a class that was predicted somewhere and occurs nowhere: its score
+    is 0, so one wrong pixel costs a whole share of the average. Here that pixel costs only what it takes from
+    the classes that do occur.
     """
 
     def __init__(self, num_classes: int = 256) -> None:

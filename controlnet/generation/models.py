@@ -98,10 +98,11 @@ def find_model(
         weights: replaces the model's weights; needed with a YAML.
         detector_weights: replaces the detector's weights; with a YAML, the original's detector is the
             default.
-        detector_config: an mmseg config for other detectors.
+        detector_config: an mmseg config for other detectors; only together with their weights.
 
     Raises:
-        ModelError: an unknown name, or files that are missing; with the command that brings them.
+        ModelError: an unknown name, a detector's config without its weights, or files that are missing, with
+            the command that brings them.
     """
     known = known_models()
     wanted, name = name, default_model() if name == "auto" else name
@@ -121,6 +122,7 @@ def find_model(
         )
     if weights is not None:
         files = replace(files, weights=Path(weights))
+    check_detector_options(detector_weights, detector_config)
     if detector_weights is not None:
         config = Path(detector_config) if detector_config else None
         files = replace(files, detector_weights=Path(detector_weights), detector_config=config)
@@ -133,6 +135,12 @@ def find_model(
             f"Model {files.name}: there is no {', no '.join(str(path) for path in missing)}.{how}"
         )
     return files
+
+
+def check_detector_options(weights: str | None, config: str | None) -> None:
+    """Raise a ModelError for a detector's config that comes without the weights of that network."""
+    if config is not None and weights is None:
+        raise ModelError(f"--detector-config {config} needs --detector-weights, the weights of that network.")
 
 
 def load_generator(

@@ -48,9 +48,9 @@ class Scene:
     Attributes:
         picture: uint8 RGB ``[size, size, 3]``.
         labels: ADE20K index of every pixel, uint8 ``[size, size]``.
-        prompt: what a person might call it; empty now and then.
+        prompt: how a person might describe it; sometimes empty.
         attributes: ``time``, ``season``, ``weather``, and the colours of ``house``, ``car`` and ``boat``;
-            None for what is not to be seen, or too small to judge.
+            None for what is not in the picture, or too small to judge.
     """
 
     picture: np.ndarray
@@ -197,16 +197,15 @@ def write_dataset(
     ``prompt.json``.
 
     Close-ups are windows of half the side around each house, car and boat whose colour the prompt names. From
-    them a
-    network learns these colours sooner: in a whole scene they are a small part of the loss. ``close_ups`` is
-    "none"; "only", in place of the scenes; or "too", each scene's after it.
+    them a network learns these colours sooner: in a whole scene they are a small part of the loss.
+    ``close_ups`` is "none"; "only", instead of the scenes; or "too", after each scene its close-ups.
 
     The same seeds give the same bytes, whatever the number of workers. ``prompt.json`` is written last, so a
-    folder that was left half-way is not taken for a data set.
+    folder that is not complete is never taken for a data set.
 
     Raises:
-        ValueError: the folder holds a ``prompt.json``; ``count``, ``workers`` or ``close_ups`` is none that
-            there is.
+        ValueError: the folder holds a ``prompt.json``; ``count`` or ``workers`` is below 1, or ``close_ups``
+            unknown.
     """
     if close_ups not in CLOSE_UPS:
         raise ValueError(f"close_ups is {close_ups!r}; one of {', '.join(CLOSE_UPS)} is wanted.")

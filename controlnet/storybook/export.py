@@ -33,7 +33,7 @@ def export(source: Path, target: Path, part_size: str = "14MB", vae: Path | None
         source: checkpoint or weights file.
         target: ``NAME.safetensors``; larger than ``part_size`` it becomes ``NAME-00001-of-0000N.safetensors``
             and so on, with the usual ``NAME.safetensors.index.json``.
-        part_size: most of one file, such as "14MB".
+        part_size: the largest size of one file, such as "14MB".
         vae: an autoencoder whose decoder takes the place of the one in ``source``.
 
     Returns:

@@ -1,8 +1,7 @@
-"""Makes the embedded model: every step of ``controlnet/storybook/README.md`` in order, each gone on with or
-left out if it is done.
+"""Makes the embedded model: every step of ``controlnet/storybook/README.md``, in order.
 
-``python -m controlnet.storybook.make_tiny`` may be stopped and started again at any time; what is finished is
-not done twice.
+``python -m controlnet.storybook.make_tiny`` may be stopped at any time. Started again, it skips the steps
+that are done and continues the one that was interrupted.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def train_step(name: str, output: Path, length: float, changes: dict[str, Any]) -> Path:
-    """Train by ``configs/train/NAME.yaml``, or go on; returns the checkpoint.
+    """Train by ``configs/train/NAME.yaml``, or continue that training; returns the checkpoint.
 
     Args:
         name: of the settings, and of the folder in ``output``.
@@ -74,12 +73,12 @@ def make_tiny(
     """Train and export the embedded model and its detector.
 
     Args:
-        output: folder for checkpoints, logs and all that lies between.
+        output: folder for checkpoints, logs and intermediate files.
         models: where the model's weights go.
         detectors: where the detector's weights go.
-        length: factor of every step's length; decide before the start, since learning rates fall to 0 at the
-            end.
-        changes: settings of all steps that have them, such as ``precision`` or ``workers``.
+        length: factor of every step's length. It must not change once a step has begun, since its learning
+            rate falls to 0 at its end.
+        changes: settings such as ``precision`` or ``workers``, for every step that has them.
     """
     vae = train_step("tiny_vae", output, length, dict(changes))
     normal = output / "tiny_vae" / "vae.safetensors"
@@ -135,8 +134,9 @@ def _make_detector(folder: Path, detectors: Path, length: float, changes: dict[s
 
 
 def _with_changes(name: str, length: float, changes: dict[str, Any], path: str) -> DictConfig:
-    """Settings of a script of its own, with those changes that it has, and what ``path`` names found from
-    anywhere.
+    """The settings of a training that is not `train`, with those of the changes that it knows.
+
+    The file that the setting ``path`` names is given by its full path, so that it is found from any folder.
     """
     settings = OmegaConf.load(CONFIGS / f"{name}.yaml")
     settings = OmegaConf.merge(settings, {key: value for key, value in changes.items() if key in settings})
@@ -145,7 +145,7 @@ def _with_changes(name: str, length: float, changes: dict[str, Any], path: str) 
 
 
 def _train_to_the_end(work: Callable[[str | None], object], checkpoint: Path, steps: int) -> None:
-    """Train from the start, or on from ``checkpoint``, or not at all if that has all its steps.
+    """Train from the start, or continue from ``checkpoint``, or do nothing where that has all its steps.
 
     Raises:
         SystemExit: the training was asked to stop.
@@ -156,7 +156,7 @@ def _train_to_the_end(work: Callable[[str | None], object], checkpoint: Path, st
         return
     work(str(checkpoint) if done else None)
     if _steps_of(checkpoint) < steps:
-        raise SystemExit("Stopped. The same command goes on from here.")
+        raise SystemExit("Stopped. The same command continues from here.")
 
 
 def _steps_of(checkpoint: Path) -> int:

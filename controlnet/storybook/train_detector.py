@@ -11,8 +11,8 @@ only: most of them anywhere, some of them as many for each class, so that the sk
 
 from __future__ import annotations
 
-import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from annotator.uniformer.segmentor import build_segmentor
 from controlnet.evaluate.scores import MeanIoU
+from controlnet.storybook.command_line import run_training
 from controlnet.storybook.dataset import draw_scene
 from controlnet.training.callbacks import NonFiniteGuard, Throughput
 from controlnet.training.checkpointing import AtomicCheckpointIO, SaveLast
@@ -182,7 +183,7 @@ def train_detector(settings: DictConfig, output: Path, resume: str | Path | None
     Args:
         settings: the keys of ``configs/train/tiny_detector.yaml``.
         output: folder for ``last.ckpt``, ``metrics.csv`` and the weights.
-        resume: a ``last.ckpt`` to go on from.
+        resume: a ``last.ckpt`` to continue from.
 
     Returns:
         the path of the weights.
@@ -223,25 +224,9 @@ def train_detector(settings: DictConfig, output: Path, resume: str | Path | None
     return weights
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of ``python -m controlnet.storybook.train_detector``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m controlnet.storybook.train_detector", description="Train a small detector."
-    )
-    parser.add_argument("--config", type=Path, default=Path("configs/train/tiny_detector.yaml"))
-    parser.add_argument(
-        "--output", type=Path, default=Path("outputs/tiny_detector"), help="folder to write to"
-    )
-    parser.add_argument("--resume", type=Path, help="a last.ckpt to go on from")
-    parser.add_argument("settings", nargs="*", help="changed settings, such as max_steps=100 batch_size=8")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    base = OmegaConf.load(options.config)
-    changes = OmegaConf.from_dotlist(options.settings)
-    unknown = sorted(set(changes) - set(base))
-    if unknown:
-        parser.error(f"no such setting: {', '.join(unknown)}; there are {', '.join(base)}")
-    train_detector(OmegaConf.merge(base, changes), options.output, options.resume)
+    run_training(train_detector, "train_detector", "tiny_detector", "Train a small detector.", arguments)
 
 
 if __name__ == "__main__":

@@ -13,21 +13,22 @@ on understanding it.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from cldm.model import load_model
+from controlnet.storybook.command_line import run_training
 from controlnet.storybook.dataset import draw_prompts
 from controlnet.storybook.scenes.looks import BOAT_COLOURS, CAR_COLOURS, HOUSE_COLOURS, SEASONS, TIMES
 from controlnet.storybook.scenes.prompts import named_in
@@ -48,7 +49,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "car": tuple(CAR_COLOURS),
     "boat": tuple(BOAT_COLOURS),
 }
-"""What is asked of a prompt, and the answers; besides there is "it does not say", which is answer 0."""
+"""What the reader must tell of a prompt, and the possible answers; answer 0 is always "it does not say"."""
 
 
 class Prompts(Dataset):
@@ -142,7 +143,7 @@ def train_text(settings: DictConfig, output: Path, resume: str | Path | None = N
     Args:
         settings: the keys of ``configs/train/tiny_text.yaml``.
         output: folder for ``last.ckpt``, ``metrics.csv`` and the weights.
-        resume: a ``last.ckpt`` to go on from.
+        resume: a ``last.ckpt`` to continue from.
 
     Returns:
         the path of the weights, ``model.safetensors``.
@@ -169,23 +170,9 @@ def train_text(settings: DictConfig, output: Path, resume: str | Path | None = N
     return weights
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of ``python -m controlnet.storybook.train_text``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m controlnet.storybook.train_text", description="Teach a text encoder."
-    )
-    parser.add_argument("--config", type=Path, default=Path("configs/train/tiny_text.yaml"))
-    parser.add_argument("--output", type=Path, default=Path("outputs/tiny_text"), help="folder to write to")
-    parser.add_argument("--resume", type=Path, help="a last.ckpt to go on from")
-    parser.add_argument("settings", nargs="*", help="changed settings, such as max_steps=100 batch_size=8")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    base = OmegaConf.load(options.config)
-    changes = OmegaConf.from_dotlist(options.settings)
-    unknown = sorted(set(changes) - set(base))
-    if unknown:
-        parser.error(f"no such setting: {', '.join(unknown)}; there are {', '.join(base)}")
-    train_text(OmegaConf.merge(base, changes), options.output, options.resume)
+    run_training(train_text, "train_text", "tiny_text", "Teach a text encoder.", arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""What a training run needs besides learning: random numbers that resume, a speed, and a guard against
-NaN.
-"""
+"""Callbacks of a training run: random numbers that can be resumed, a measure of speed, and a stop at NaN."""
 
 from __future__ import annotations
 
@@ -14,10 +12,10 @@ import torch
 
 
 class SeedEveryBatch(pl.Callback):
-    """Sets the random numbers of Python, NumPy and torch anew before each batch, from (seed, batch, process).
+    """Seeds the random numbers of Python, NumPy and torch before each batch, from (seed, batch, process).
 
-    So a resumed run draws what the uninterrupted one would have drawn, whatever was drawn in between
-    (pictures for the log, validation), and checkpoints need to hold no random states.
+    So a resumed run draws the same numbers as one that was never interrupted, whatever else has drawn some
+    (pictures for the log, validation), and checkpoints need not hold the state of any generator.
     """
 
     def __init__(self, seed: int = 0):
@@ -55,9 +53,7 @@ class Throughput(pl.Callback):
 
 
 class NonFiniteError(RuntimeError):
-    """Training met a loss or gradients that are no numbers. The weights are still those of before the
-    step.
-    """
+    """A loss or a gradient is NaN or infinite. The weights are still those of the step before."""
 
 
 class NonFiniteGuard(pl.Callback):
@@ -81,7 +77,7 @@ class NonFiniteGuard(pl.Callback):
         if trainer.strategy.reduce_boolean_decision(
             here, all=False
         ):  # or the other processes would wait for this one
-            what = f"The loss is {loss.item()}" if here else "The loss of another process is no number"
+            what = f"The loss is {loss.item()}" if here else "The loss of another process is NaN or infinite"
             raise NonFiniteError(self._report(trainer, what))
 
     def on_before_optimizer_step(

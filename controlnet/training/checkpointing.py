@@ -119,15 +119,15 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class SaveLast(pl.Callback):
-    """Saves ``last.ckpt`` every so many optimizer steps, at the end, and before a stop that was asked for.
+    """Saves ``last.ckpt`` every N optimizer steps, at the end, and when the user stops the run.
 
     Ctrl-C and SIGTERM let the step finish, save, and end the run cleanly; a second Ctrl-C stops at once.
-    Nothing is saved between two batches of one accumulated gradient. To be placed behind the callback that
+    Nothing is saved between two batches of one accumulated gradient. It must come after the callback that
     averages the weights.
 
     Args:
         path: of the checkpoint.
-        every_n_steps: distance in optimizer steps.
+        every_n_steps: optimizer steps from one checkpoint to the next.
     """
 
     def __init__(self, path: str | Path, every_n_steps: int):
@@ -160,7 +160,7 @@ class SaveLast(pl.Callback):
         if stop or self._ends(trainer) or trainer.global_step % self.every_n_steps == 0:
             trainer.save_checkpoint(self.path)
         if stop:
-            logger.warning("Saved. To go on: --resume %s", self.path)
+            logger.warning("Saved. To continue: --resume %s", self.path)
             trainer.should_stop = True
 
     @staticmethod

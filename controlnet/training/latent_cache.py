@@ -1,10 +1,9 @@
 """Pictures and prompts encoded once, on disk: training then runs neither the VAE nor the text encoder.
 
 What is kept of a picture are the moments of the VAE's posterior, not a sample of it, so that training still
-draws a fresh latent each time. A text encoder that is trained runs as ever; then the pictures alone are kept.
-An entry's name
-says what it was made of: the file's content, its size and mirroring, and the encoder's weights. Entries are
-written atomically, so a fill can be killed and goes on where it was.
+draws a fresh latent each time. A text encoder that is being trained cannot be cached; then only pictures are.
+An entry's name is a hash of what it was made from: the file's content, its size and mirroring, and the
+encoder's weights. Entries are written atomically, so a fill that was killed continues where it stopped.
 """
 
 from __future__ import annotations

@@ -37,14 +37,12 @@ class Settings:
     )
     base: str | None = _setting(None, "weights to start from; without, they are random")
     sd_locked: bool = _setting(True, "train the control copy alone, not the UNet's decoder")
-    train_text: bool = _setting(
-        False, "train the text encoder along, where the model's YAML does not do so anyway"
-    )
+    train_text: bool = _setting(False, "train the text encoder too, even where the model's YAML freezes it")
     decoder_only: bool = _setting(
-        False, "of an autoencoder train the decoder alone: latents stay as they are"
+        False, "train only the decoder of an autoencoder, so that its latents stay the same"
     )
     area_balance: float = _setting(
-        0.0, "weigh places in the loss by (area of their class)^-this; for maps as hints"
+        0.0, "weight each place in the loss by (area of its class)^-area_balance; for maps as hints"
     )
     only_mid_control: bool = _setting(False, "steer the middle block only: cheaper, for a first try")
     # Data
@@ -56,9 +54,7 @@ class Settings:
     buckets: bool = _setting(False, "train at several aspect ratios instead of squares")
     hint_kind: str = _setting("picture", "what hints are; maps are resized without averaging", HINT_KINDS)
     empty_prompts: float = _setting(0.0, "share of prompts to drop, for guidance (ControlNet's paper: 0.5)")
-    dropped_prompt: str = _setting(
-        "", "what stands in place of dropped prompts, such as a page's negative prompt"
-    )
+    dropped_prompt: str = _setting("", "text in place of dropped prompts, such as a page's negative prompt")
     flip: float = _setting(0.0, "share of pictures to mirror")
     check: bool = _setting(True, "decode all pictures before training begins")
     workers: int = _setting(4, "processes that load data")
@@ -66,7 +62,7 @@ class Settings:
         False, "encode each picture once, and each prompt if the text encoder is frozen"
     )
     cache: str | None = _setting(
-        None, "folder of what is encoded, which runs may share; without, OUTPUT/cache"
+        None, "folder of the encoded data, which several runs may share; without, OUTPUT/cache"
     )
     latent_crop: int | None = _setting(
         None, "side of random crops of cached latents: cheap steps, to begin with"
@@ -101,11 +97,11 @@ class Settings:
     # Output
     output: str = _setting("outputs/control", "folder for checkpoints, logs and pictures")
     resume: str | None = _setting(
-        None, "checkpoint to go on from; without a path, OUTPUT/checkpoints/last.ckpt"
+        None, "checkpoint to continue from; without a path, OUTPUT/checkpoints/last.ckpt"
     )
     save: str = _setting("whole", "what checkpoints hold: the whole model, or what is trained", SAVE_KINDS)
     save_every: int = _setting(1000, "optimizer steps between checkpoints")
-    save_best: int = _setting(3, "how many of the best by validation loss to keep besides")
+    save_best: int = _setting(3, "how many of the checkpoints with the best validation loss to keep as well")
     val_every: int = _setting(1000, "optimizer steps between validations")
     logger_freq: int = _setting(300, "batches between pictures in OUTPUT/image_log; 0 for none")
     log_every: int = _setting(10, "optimizer steps between lines of the log")
@@ -151,7 +147,7 @@ class Settings:
         return self.folder / "checkpoints" / "last.ckpt"
 
     def resume_path(self) -> Path | None:
-        """The checkpoint to go on from.
+        """The checkpoint to continue from.
 
         Raises:
             FileNotFoundError: there is none.
@@ -160,8 +156,8 @@ class Settings:
         if self.resume is None:
             if self.last_checkpoint.exists():
                 raise FileExistsError(
-                    f"{self.last_checkpoint} is there from an earlier run: go on with --resume, or give "
-                    "another --output."
+                    f"{self.last_checkpoint} is there from an earlier run: continue it with --resume, "
+                    "or give another --output."
                 )
             return None
         path = self.last_checkpoint if self.resume == "last" else Path(self.resume)
@@ -210,7 +206,7 @@ class Settings:
 
 
 def _add_option(parser: argparse.ArgumentParser, spec: dataclasses.Field, kind: Any, default: Any) -> None:
-    """One setting as an option that says nothing unless it is given."""
+    """Add one setting as an option; the parsed result has it only where it was given."""
     names = list(dict.fromkeys([f"--{spec.name.replace('_', '-')}", f"--{spec.name}"]))
     options: dict[str, Any] = {"dest": spec.name, "default": argparse.SUPPRESS}
     optional = type(None) in get_args(kind)

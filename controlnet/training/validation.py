@@ -1,4 +1,4 @@
-"""Does the model follow the hint yet? Told by the loss with the hints of other pictures."""
+"""Whether the model follows its hints yet, measured by the loss with the hints of other pictures."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from front.conftest import ROOT
 from front.small_page import ColorDetector, draw, start
 from gradio_client import Client, handle_file
 
+from controlnet.commands import evaluate as tool_evaluate
 from controlnet.commands import generate as tool_generate
 from controlnet.generation.generator import Generator
 from controlnet.generation.models import (
@@ -92,6 +93,14 @@ def test_missing_files_come_with_the_command(empty_project, capsys):
 def test_unknown_models_are_refused(name, why):
     with pytest.raises(ModelError, match=why):
         find_model(name)
+
+
+def test_a_detectors_config_without_its_weights_is_refused(capsys):
+    with pytest.raises(ModelError, match=r"--detector-config mine\.py needs --detector-weights"):
+        find_model("tiny", detector_config="mine.py")
+    for more in ([], ["--detector-only"]):
+        assert tool_evaluate.main(["--detector-config", "mine.py", *more]) == 1
+        assert "needs --detector-weights" in capsys.readouterr().err
 
 
 def test_devices_and_precisions_are_checked(model_files):

@@ -34,7 +34,7 @@ _SMALLEST = {
     Label.HOUSE: 0.006,
     Label.CAR: 0.005,
     Label.BOAT: 0.004,
-}  # share of the picture; less cannot be told
+}  # share of the picture; of less the color cannot be told
 _SMALLEST_GREEN = 0.02
 _SNOWY = 0.12  # length of a colour's hue, its brightness being 1, below which ground is snow
 _COLOURED = 0.14  # and from which on a wall is not white

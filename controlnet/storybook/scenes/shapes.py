@@ -11,7 +11,7 @@ import numpy as np
 
 @cache
 def circle(count: int) -> np.ndarray:
-    """``count`` angles once around, in radians; read-only, since all who ask for so many share it."""
+    """``count`` angles once around, in radians; read-only, since all callers with this count share it."""
     angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
     angle.flags.writeable = False
     return angle

@@ -50,8 +50,7 @@ def assign_buckets(sizes: np.ndarray, buckets: list[tuple[int, int]]) -> np.ndar
 
 
 def fit(picture: np.ndarray, height: int, width: int, *, nearest: bool = False) -> np.ndarray:
-    """Scale a picture so that it covers ``height`` × ``width`` and cut off what stands over, evenly on both
-    sides.
+    """Scale a picture so that it covers ``height`` × ``width``, and crop it to that, evenly on both sides.
 
     Args:
         picture: ``[H, W, C]``.

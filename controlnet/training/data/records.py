@@ -101,7 +101,7 @@ def read_records(root: str | Path, *, with_hints: bool = True) -> list[Record]:
 
     Raises:
         FileNotFoundError: no list.
-        DataSetError: lines that are no JSON objects, columns that lack or hold no text, an empty list.
+        DataSetError: lines that are no JSON objects, columns that are missing or hold no text, an empty list.
         DataError: no lines at all, but one piece of JSON, or another encoding.
     """
     root = Path(root)
