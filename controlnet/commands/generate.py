@@ -18,18 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from controlnet.conditions import DEFAULT, all_conditions, find_condition
-from controlnet.generation.jobs import (
-    MANIFEST,
-    GenerateJobs,
-    Job,
-    jobs_of_lines,
-    jobs_of_pictures,
-    pl,
-    run_jobs,
-)
-from controlnet.generation.models import ModelError, add_model_arguments, find_device, find_model
+from controlnet.generation.batch import MANIFEST, GenerateJobs, pl, run_jobs
+from controlnet.generation.jobs import Job, check_jobs, jobs_of_lines, jobs_of_pictures
+from controlnet.generation.models import add_model_arguments, find_device, find_model
 from controlnet.generation.request import RequestError, setting_names, setting_type
-from ldm.weights import WeightsError
 
 
 def parse_arguments(arguments: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -103,7 +95,7 @@ def jobs_of(options: argparse.Namespace) -> list[Job]:
         return jobs_of_lines(options.source, settings)
     if "prompt" not in settings and not options.from_image:
         raise RequestError("--prompt is needed for pictures.")
-    return jobs_of_pictures(options.source, settings, repeat=options.from_image)
+    return jobs_of_pictures(options.source, settings, repeat=options.from_image, out=options.out)
 
 
 def main(
@@ -116,6 +108,7 @@ def main(
     try:
         files = find_model(options.model, options.weights, options.detector_weights, options.detector_config)
         jobs = jobs_of(options)
+        check_jobs(jobs, options.out, options.source)
         load_options = {"precision": options.precision, "save_memory": options.save_memory or save_memory}
         task = GenerateJobs(jobs, options.out, files, load_options, measure=not options.no_measure)
         trainer = pl.Trainer(
@@ -127,12 +120,15 @@ def main(
             enable_model_summary=False,
         )
         entries = run_jobs(task, trainer)
-    except (ModelError, RequestError, WeightsError, OSError) as error:
+    except (ValueError, OSError) as error:  # with WeightsError, ModelError and RequestError among them
         print(f"error: {error}", file=sys.stderr)
         return 2
     if not trainer.is_global_zero:
         return 0
     failed = [entry for entry in entries if "error" in entry]
+    for entry in entries:
+        for remark in entry.get("remarks", ()):
+            print(f"note: {entry['name']}: {remark}", file=sys.stderr)
     for entry in failed:
         print(f"failed: {entry['name']}: {entry['error']}", file=sys.stderr)
     print(f"{len(entries) - len(failed)} of {len(entries)} done; see {options.out / MANIFEST}")

@@ -68,8 +68,9 @@ def test_front_ends_offer_the_models_own_guidance(small_model, tmp_path):
     files = known_models()["tiny"]
     for more, expected in (([], files.guidance), (["--scale", "7"], 7.0)):
         options = tool_generate.parse_arguments([str(tmp_path), str(tmp_path), "--prompt", "a house", *more])
-        (job,) = tool_generate.jobs_of(options, files)
-        assert job.settings["scale"] == expected
+        (job,) = tool_generate.jobs_of(options)
+        request = job.request()[0].for_model(files.resolution, files.guidance)
+        assert (request.scale, request.image_resolution) == (expected, 256)
 
 
 def test_embedded_weights_may_come_in_parts(empty_project):

@@ -17,7 +17,8 @@ from front.small_page import draw
 
 from annotator.ade20k import colorize
 from controlnet.commands import generate as tool_generate
-from controlnet.generation.jobs import MANIFEST, jobs_of_lines
+from controlnet.generation.batch import MANIFEST
+from controlnet.generation.jobs import jobs_of_lines
 from controlnet.generation.png import read_request, save_png
 
 FAST = ["--ddim-steps", "1", "--seed", "5"]
