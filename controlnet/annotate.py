@@ -1,10 +1,10 @@
-"""Segments a folder of pictures: colour maps, index maps and, if wanted, the list that training reads."""
+"""The hints of a folder of pictures and, if wanted, the list that training reads."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +12,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from annotator.ade20k import colorize
-from annotator.uniformer import UniformerDetector
 from annotator.util import MAX_PIXELS, resize_image
+from controlnet.conditions import Condition
 from controlnet.outputs import check_outputs
 from controlnet.pictures import list_pictures, read_picture, result_names
 from ldm.atomic import atomic_write
@@ -30,17 +29,24 @@ class FolderReport:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One picture and the files that are made of it. ``resized`` is None where the picture keeps its size."""
+class Annotation:
+    """One picture and the files that are made of it. ``resized`` is None where the picture keeps its size.
+
+    ``hints`` are by the folder that the condition names; the first is what training reads.
+    """
 
     picture: Path
-    colors: Path
-    labels: Path
+    hints: Mapping[str, Path]
     resized: Path | None
 
     @property
+    def source(self) -> Path:
+        """What training reads as the hint."""
+        return next(iter(self.hints.values()))
+
+    @property
     def outputs(self) -> list[Path]:
-        return [path for path in (self.colors, self.labels, self.resized) if path is not None]
+        return [*self.hints.values(), *([self.resized] if self.resized else [])]
 
     def is_done(self) -> bool:
         return all(path.exists() for path in self.outputs)
@@ -49,24 +55,27 @@ class Job:
 def annotate_folder(
     folder: str | Path,
     out: str | Path,
-    detector: UniformerDetector,
+    condition: Condition,
     *,
+    options: Mapping[str, float] | None = None,
     batch_size: int = 4,
     resolution: int | None = None,
     prompts: bool = False,
     progress: bool = True,
 ) -> FolderReport:
-    """Segment every picture of a folder and its subfolders.
+    """Detect the hint of every picture of a folder and its subfolders.
 
-    For ``folder/a/b.jpg`` it writes ``out/colors/a/b.png`` (RGB, the palette's colours) and
-    ``out/labels/a/b.png`` (one channel, class indices). Pictures whose files are all there are skipped, and
-    every file appears whole or not at all, so that a run may be stopped and started again. Pictures of one
+    For ``folder/a/b.jpg`` it writes ``out/hints/a/b.png``, RGB, what the network sees; for segmentation
+    ``out/colors/a/b.png`` (RGB, the palette's colours) and ``out/labels/a/b.png`` (one channel, class
+    indices). Pictures whose files are all there are skipped, and every file appears whole or not at all, so
+    that a run may be stopped and started again. Pictures of one
     folder that differ only in their suffix keep it: ``b.jpg.png``.
 
     Args:
         folder: its pictures are those that ``list_pictures`` finds.
         out: may be or lie in ``folder``; its own pictures are not annotated.
-        detector: loaded here if it is not yet.
+        condition: what to detect; its detector is loaded here if it is not yet.
+        options: of the condition.
         batch_size: pictures of one size that go through the network together.
         resolution: resize first, the short side to this and both to multiples of 64, as ``resize_image``
             does; the resized pictures are written to ``out/pictures``. None keeps each picture's size.
@@ -78,34 +87,38 @@ def annotate_folder(
 
     Raises:
         ValueError: no such folder, no picture in it, two pictures whose maps would have one name, a map that
-            would be written over a picture, a batch size below 1, or whatever ``detector.load`` raises.
+            would be written over a picture, a batch size below 1, an option that
+            the condition refuses, or whatever its detector raises when it is loaded.
     """
     folder, out = Path(folder), Path(out)
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
-    jobs = find_jobs(folder, out, resized=resolution is not None)
-    detector.load()
+    jobs = find_jobs(folder, out, condition.folders, resized=resolution is not None)
+    checked = condition.checked_options(options or {})
+    condition.load()
     todo = [job for job in jobs if not job.is_done()]
     report = FolderReport(skipped=len(jobs) - len(todo))
     with tqdm(total=len(todo), unit="picture", disable=not progress) as bar:
         for batch in _batches(todo, batch_size, resolution, report, bar):
-            _annotate(batch, detector, report)
+            _annotate(batch, condition, checked, report)
             bar.update(len(batch))
     if prompts:
         report.failed += write_prompts(out, [job for job in jobs if job.is_done()])
     return report
 
 
-def find_jobs(folder: Path, out: Path, *, resized: bool = False) -> list[Job]:
-    """The pictures below ``folder`` in the order of their names, and where their maps go; see
+def find_jobs(folder: Path, out: Path, folders: Sequence[str], *, resized: bool = False) -> list[Annotation]:
+    """The pictures below ``folder`` in the order of their names, and where their hints go; see
     ``annotate_folder``.
     """
-    colors, labels, copies = (out / kind for kind in ("colors", "labels", "pictures"))
-    pictures = list_pictures(folder, leave_out=(out, colors, labels, *([copies] if resized else [])))
+    copies = out / "pictures"
+    results = [out / name for name in folders]
+    pictures = list_pictures(folder, leave_out=(out, *results, *([copies] if resized else [])))
     jobs = []
     for path, name in zip(pictures, result_names(pictures, folder), strict=True):
         file = name.with_name(f"{name.name}.png")
-        jobs.append(Job(path, colors / file, labels / file, copies / file if resized else None))
+        hints = {kind: out / kind / file for kind in folders}
+        jobs.append(Annotation(path, hints, copies / file if resized else None))
     planned = {str(job.picture): job.outputs for job in jobs}
     check_outputs({**planned, "the list of prompts": [out / "prompt.json"]}, pictures)
     return jobs
@@ -128,8 +141,8 @@ def prompt_of(picture: Path) -> str:
     return " ".join(word for word in words if any(character.isalpha() for character in word))
 
 
-def write_prompts(out: Path, jobs: list[Job]) -> list[tuple[Path, str]]:
-    """Write ``out/prompt.json`` as the training script reads it: source (colour map), target (picture) and
+def write_prompts(out: Path, jobs: list[Annotation]) -> list[tuple[Path, str]]:
+    """Write ``out/prompt.json`` as the training script reads it: source (hint), target (picture) and
     prompt.
 
     All paths are relative to ``out``. The target is the resized picture, or else the original, where it lies.
@@ -140,7 +153,7 @@ def write_prompts(out: Path, jobs: list[Job]) -> list[tuple[Path, str]]:
     lines, failed = [], []
     for job in jobs:
         target = job.resized or job.picture
-        paths = {"source": job.colors, "target": target}
+        paths = {"source": job.source, "target": target}
         line = {name: Path(os.path.relpath(path, out)).as_posix() for name, path in paths.items()}
         try:
             line["prompt"] = prompt_of(job.picture)
@@ -154,12 +167,12 @@ def write_prompts(out: Path, jobs: list[Job]) -> list[tuple[Path, str]]:
 
 
 def _batches(
-    jobs: list[Job], batch_size: int, resolution: int | None, report: FolderReport, bar: tqdm
-) -> Iterator[list[tuple[Job, np.ndarray]]]:
+    jobs: list[Annotation], batch_size: int, resolution: int | None, report: FolderReport, bar: tqdm
+) -> Iterator[list[tuple[Annotation, np.ndarray]]]:
     """Read pictures and yield them in batches of one size; at most ``MAX_PIXELS`` pixels wait for their
     batch.
     """
-    waiting: dict[tuple[int, ...], list[tuple[Job, np.ndarray]]] = {}
+    waiting: dict[tuple[int, ...], list[tuple[Annotation, np.ndarray]]] = {}
     for job in jobs:
         try:
             picture = read_picture(job.picture)
@@ -178,24 +191,29 @@ def _batches(
     yield from waiting.values()
 
 
-def _annotate(batch: list[tuple[Job, np.ndarray]], detector: UniformerDetector, report: FolderReport) -> None:
-    """Segment and write one batch; if it fails, one by one, so that a single odd picture stops no other."""
+def _annotate(
+    batch: list[tuple[Annotation, np.ndarray]],
+    condition: Condition,
+    options: Mapping[str, float],
+    report: FolderReport,
+) -> None:
+    """Detect and write one batch; if it fails, one by one, so that a single odd picture stops no other."""
     try:
-        results = detector.labels_of([picture for _, picture in batch])
+        results = condition.detect_all([picture for _, picture in batch], **options)
     except (ValueError, RuntimeError) as error:
         if len(batch) == 1:
             report.failed.append(
-                (batch[0][0].picture, f"cannot be segmented ({' '.join(str(error).split())})")
+                (batch[0][0].picture, f"cannot be annotated ({' '.join(str(error).split())})")
             )
         else:
             for single in batch:
-                _annotate([single], detector, report)
+                _annotate([single], condition, options, report)
         return
-    for (job, picture), labels in zip(batch, results, strict=True):
+    for (job, picture), hint in zip(batch, results, strict=True):
         if job.resized is not None:
             _write_png(job.resized, picture)
-        _write_png(job.labels, labels)
-        _write_png(job.colors, colorize(labels, detector.palette))
+        for kind, pixels in condition.files(hint).items():
+            _write_png(job.hints[kind], pixels)
         report.annotated += 1
 
 

@@ -1,6 +1,7 @@
 """MiDaS' DPT hybrid on transformers' modules: for pictures of any size, and with less to compute.
 
-Ranftl, Bochkovskiy, Koltun: Vision Transformers for Dense Prediction (2021), https://arxiv.org/abs/2103.13413.
+Ranftl, Bochkovskiy, Koltun: Vision Transformers for Dense Prediction (2021),
+https://arxiv.org/abs/2103.13413.
 """
 
 from __future__ import annotations
@@ -107,7 +108,9 @@ class DepthNetwork(nn.Module):
 
 
 def _standardized(layer: WeightStandardizedConv2d) -> nn.Conv2d:
-    """The ordinary convolution that does what this one does (Qiao et al., https://arxiv.org/abs/1903.10520)."""
+    """The ordinary convolution that does what this one does (Qiao et al.,
+    https://arxiv.org/abs/1903.10520).
+    """
     weight = layer.weight.detach().double()
     variance, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
     with torch.device("meta"):

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from controlnet.conditions import DEFAULT, all_conditions, find_condition
+from controlnet.commands.conditions import add_condition_arguments, condition_options, option_flag
+from controlnet.conditions import DEFAULT, all_conditions
 from controlnet.generation.batch import MANIFEST, GenerateJobs, pl, run_jobs
 from controlnet.generation.jobs import Job, check_jobs, jobs_of_lines, jobs_of_pictures
 from controlnet.generation.models import add_model_arguments, find_device, find_model
@@ -55,32 +56,7 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
         elif kind is not dict:
             choices = sorted(all_conditions()) if name == "condition" else None
             group.add_argument(flag, dest=name, type=kind, choices=choices)
-    for condition in all_conditions().values():
-        if not condition.options:
-            continue
-        group = parser.add_argument_group(f"options of --condition {condition.name}")
-        for option in condition.options:
-            what = f"{option.label}, {option.low:g} to {option.high:g} (default: {option.default:g})"
-            group.add_argument(option_flag(option.name), dest=option.name, type=float, help=what)
-
-
-def option_flag(name: str) -> str:
-    """``value_threshold`` -> ``--value-threshold``."""
-    return "--" + name.replace("_", "-")
-
-
-def condition_options(options: argparse.Namespace, condition: str) -> dict[str, float]:
-    """The options of a condition that the command line gives.
-
-    Raises:
-        RequestError: options of another condition were given.
-    """
-    own = {option.name for option in find_condition(condition).options}
-    every = {option.name for known in all_conditions().values() for option in known.options}
-    given = {name: value for name in every if (value := getattr(options, name, None)) is not None}
-    if foreign := sorted(set(given) - own):
-        raise RequestError(f"--condition {condition} has no {', '.join(map(option_flag, foreign))}.")
-    return {name: int(value) if value.is_integer() else value for name, value in given.items()}
+    add_condition_arguments(parser)
 
 
 def jobs_of(options: argparse.Namespace) -> list[Job]:

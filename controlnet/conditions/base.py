@@ -7,7 +7,7 @@ A condition is one module of this package with a class ``CONDITION``. Everything
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -140,6 +140,8 @@ class Condition:
     """2 for hints ``[H, W]``, 3 for ``[H, W, 3]``."""
     editor: ClassVar[str | None] = None
     """What a person edits the hint with: "label_map", "draw" or nothing."""
+    folders: ClassVar[tuple[str, ...]] = ("hints",)
+    """Where a data set keeps what `files` gives; the first is what training reads."""
     is_measured: ClassVar[bool] = False
     """Whether `score` says how well a result keeps to its hint."""
     nothing_found: ClassVar[str] = "Nothing was found in the picture: the hint is empty and steers nothing."
@@ -170,6 +172,16 @@ class Condition:
     def detect(self, picture: np.ndarray, **options: float) -> Hint:
         """The hint of a picture at its own size: uint8 RGB ``[H, W, 3]`` -> `Hint`."""
         return self.detector(picture, **options)
+
+    def detect_all(self, pictures: Sequence[np.ndarray], **options: float) -> list[Hint]:
+        """The hints of several pictures of one size, in one batch where the detector takes one."""
+        return [self.detect(picture, **options) for picture in pictures]
+
+    def load(self) -> None:
+        """Load the detector's network now rather than with the first picture, if it has one."""
+        load = getattr(self.detector, "load", None)
+        if load is not None:
+            load()
 
     def hint(
         self,
@@ -249,6 +261,12 @@ class Condition:
     def control(self, hint: Hint) -> np.ndarray:
         """What the network sees: uint8 RGB ``[H, W, 3]``."""
         return HWC3(hint)
+
+    def files(self, hint: Hint) -> dict[str, np.ndarray]:
+        """What a data set keeps of a hint, by the folder in ``folders``: uint8 ``[H, W]`` or ``[H, W,
+        3]``.
+        """
+        return {self.folders[0]: self.control(hint)}
 
     def show(self, hint: Hint) -> np.ndarray:
         """What a person sees first, as in the original's gallery: uint8 RGB ``[H, W, 3]``."""

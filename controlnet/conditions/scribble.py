@@ -27,6 +27,9 @@ class Scribble(Condition):
     editor = "draw"
     nothing_found = "No dark line was found: is the drawing white on black? Then turn on invert."
 
+    def load(self) -> None:
+        """There is no network."""
+
     def detect(self, picture: np.ndarray, invert: float = 0) -> Hint:
         """uint8 RGB ``[H, W, 3]`` -> uint8 ``[H, W]``."""
         lines = picture.max(axis=2) > 255 - _INK if invert else picture.min(axis=2) < _INK

@@ -152,6 +152,7 @@ class TrainingData(pl.LightningDataModule):
             s.resolution,
             buckets=s.buckets,
             hint_kind=s.hint_kind,
+            condition=s.condition,
             with_hints=isinstance(self.model, ControlLDM),
             check=s.check,
             seed=s.seed,

@@ -52,6 +52,9 @@ class Settings:
     val: str | None = _setting(None, "held-out data, as above, for validation")
     resolution: int | None = _setting(None, "size in pixels, a multiple of 64; without, the pictures' own")
     buckets: bool = _setting(False, "train at several aspect ratios instead of squares")
+    condition: str = _setting(
+        "", "make hints of the pictures on the fly, such as canny; the data set then needs none"
+    )
     hint_kind: str = _setting("picture", "what hints are; maps are resized without averaging", HINT_KINDS)
     empty_prompts: float = _setting(0.0, "share of prompts to drop, for guidance (ControlNet's paper: 0.5)")
     dropped_prompt: str = _setting("", "text in place of dropped prompts, such as a page's negative prompt")

@@ -14,6 +14,7 @@ from annotator.uniformer import UniformerDetector
 from controlnet import annotate as module
 from controlnet.annotate import FolderReport, annotate_folder, prompt_of
 from controlnet.commands import annotate as tool_annotate
+from controlnet.conditions.seg import Seg
 from controlnet.pictures import read_index_map, read_picture
 
 
@@ -56,7 +57,7 @@ MAPS = ["more/a.png", "more/b.png.png", "more/b.webp.png", "red house-01.png", "
 
 def test_maps_are_those_of_the_detector_under_the_same_names(detector, folder: Path, tmp_path: Path):
     out = tmp_path / "out"
-    report = annotate_folder(folder, out, detector, batch_size=3, progress=False)
+    report = annotate_folder(folder, out, Seg(detector), batch_size=3, progress=False)
     assert report == FolderReport(annotated=5)
     assert files_of(out) == [*(f"colors/{name}" for name in MAPS), *(f"labels/{name}" for name in MAPS)]
     upright = read_picture(folder / "turned.jpg")
@@ -75,7 +76,7 @@ def test_pictures_of_one_size_go_together(
 ):
     sizes, labels_of = [], detector.labels_of
     monkeypatch.setattr(detector, "labels_of", lambda batch: sizes.append(len(batch)) or labels_of(batch))
-    annotate_folder(folder, tmp_path / "out", detector, batch_size=4, progress=False)
+    annotate_folder(folder, tmp_path / "out", Seg(detector), batch_size=4, progress=False)
     assert sorted(sizes) == [2, 3]
 
 
@@ -83,15 +84,15 @@ def test_at_most_so_many_pixels_wait_for_their_batch(
     detector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(module, "MAX_PIXELS", 1)
-    assert annotate_folder(folder, tmp_path / "out", detector, progress=False).annotated == 5
+    assert annotate_folder(folder, tmp_path / "out", Seg(detector), progress=False).annotated == 5
 
 
 def test_second_run_does_only_what_is_missing(detector, folder: Path, tmp_path: Path):
     out = tmp_path / "out"
-    annotate_folder(folder, out, detector, progress=False)
+    annotate_folder(folder, out, Seg(detector), progress=False)
     (out / "labels" / "turned.png").unlink()
     untouched = (out / "labels" / "more" / "a.png").stat().st_mtime_ns
-    report = annotate_folder(folder, out, detector, progress=False)
+    report = annotate_folder(folder, out, Seg(detector), progress=False)
     assert (report.annotated, report.skipped) == (1, 4)
     assert (out / "labels" / "more" / "a.png").stat().st_mtime_ns == untouched
 
@@ -110,10 +111,10 @@ def test_a_kill_while_writing_leaves_nothing_that_counts_as_done(
     monkeypatch.setattr(Image.Image, "save", killed)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        annotate_folder(folder, out, detector, progress=False)
+        annotate_folder(folder, out, Seg(detector), progress=False)
     monkeypatch.undo()
     assert not list((out / "colors").glob("*.png"))
-    report = annotate_folder(folder, out, detector, progress=False)
+    report = annotate_folder(folder, out, Seg(detector), progress=False)
     assert report.annotated + report.skipped == 5
     assert all(read_picture(out / "colors" / name).size for name in MAPS)
 
@@ -122,7 +123,7 @@ def test_unreadable_and_unfit_pictures_are_reported_and_stop_no_other(detector, 
     (folder / "broken.png").write_bytes((folder / "more" / "a.PNG").read_bytes()[:200])
     (folder / "page.jpg").write_text("<html>404</html>")
     Image.new("RGB", (4000, 1)).save(folder / "thread.png")
-    report = annotate_folder(folder, tmp_path / "out", detector, progress=False)
+    report = annotate_folder(folder, tmp_path / "out", Seg(detector), progress=False)
     assert report.annotated == 5
     reasons = {path.name: reason for path, reason in report.failed}
     assert sorted(reasons) == ["broken.png", "page.jpg", "thread.png"]
@@ -132,7 +133,7 @@ def test_unreadable_and_unfit_pictures_are_reported_and_stop_no_other(detector, 
 
 def test_resolution_resizes_first_and_keeps_the_resized_pictures(detector, folder: Path, tmp_path: Path):
     out = tmp_path / "out"
-    annotate_folder(folder, out, detector, resolution=64, prompts=True, progress=False)
+    annotate_folder(folder, out, Seg(detector), resolution=64, prompts=True, progress=False)
     for line in (out / "prompt.json").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         source, target = read_picture(out / row["source"]), read_picture(out / row["target"])
@@ -145,7 +146,7 @@ def test_prompt_list_is_a_data_set_that_training_reads(detector, folder: Path, t
     from controlnet.training.data.records import check_pictures, read_records
 
     out = tmp_path / "out"
-    annotate_folder(folder, out, detector, prompts=True, progress=False)
+    annotate_folder(folder, out, Seg(detector), prompts=True, progress=False)
     records = read_records(out)
     assert check_pictures(out, records, "color-map", progress=False).tolist().count([48, 64]) == 3
     prompts = {record.target.name: record.prompt for record in records}
@@ -168,20 +169,20 @@ def test_prompt_from_the_name(tmp_path: Path, name: str, prompt: str):
 
 def test_prompt_that_is_no_text_is_reported(detector, folder: Path, tmp_path: Path):
     (folder / "turned.txt").write_bytes(b"\xff\xfe\x00")
-    report = annotate_folder(folder, tmp_path / "out", detector, prompts=True, progress=False)
+    report = annotate_folder(folder, tmp_path / "out", Seg(detector), prompts=True, progress=False)
     assert [(path.name, "turned.txt" in reason) for path, reason in report.failed] == [("turned.jpg", True)]
     assert len((tmp_path / "out" / "prompt.json").read_text().splitlines()) == 4
 
 
 def test_out_inside_the_folder_is_not_annotated_itself(detector, folder: Path):
     for annotated, skipped in ((5, 0), (0, 5)):
-        report = annotate_folder(folder, folder / "maps", detector, progress=False)
+        report = annotate_folder(folder, folder / "maps", Seg(detector), progress=False)
         assert (report.annotated, report.skipped) == (annotated, skipped)
 
 
 def test_a_second_run_with_prompts_into_the_folder_itself_takes_no_result_as_input(detector, folder: Path):
     for annotated, skipped in ((5, 0), (0, 5)):
-        report = annotate_folder(folder, folder, detector, resolution=64, prompts=True, progress=False)
+        report = annotate_folder(folder, folder, Seg(detector), resolution=64, prompts=True, progress=False)
         assert (report.annotated, report.skipped) == (annotated, skipped)
 
 

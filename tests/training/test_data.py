@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from annotator.ade20k import PALETTE
+from controlnet.generation.png import save_png
 from controlnet.training.data.buckets import assign_buckets, fit, make_buckets
 from controlnet.training.data.dataset import ControlDataset, Draw
 from controlnet.training.data.loader import BatchStream, make_loader
@@ -229,3 +230,17 @@ def test_sizes_that_differ_are_named_where_nobody_checked(tmp_path: Path, worker
     assert len(list(make_loader(ControlDataset(tmp_path), 2, workers=workers))) == 2  # one batch of each size
     with pytest.raises(ValueError, match=r"\(64, 64, 3\) and \(128, 128, 3\).*--no-check"):
         list(make_loader(ControlDataset(tmp_path, check=False), 2, workers=workers))
+
+
+def test_hints_are_made_on_the_fly(tmp_path: Path):
+    """Canny edges of the item's own picture, mirrored with it; the list names no hints."""
+    picture = np.full((128, 128, 3), 230, np.uint8)
+    picture[30:80, 10:60] = 20
+    save_png(tmp_path / "a.png", picture)
+    (tmp_path / "prompt.json").write_text('{"target": "a.png", "prompt": "a box"}\n')
+    plain = ControlDataset(tmp_path, 64, condition="canny")
+    item, mirrored = plain[0], ControlDataset(tmp_path, 64, condition="canny", flip=1.0)[0]
+    assert set(np.unique(item["hint"])) == {0.0, 1.0} and item["hint"].shape == (64, 64, 3)
+    seen = ((item["jpg"] + 1) * 127.5).round().astype(np.uint8)
+    np.testing.assert_array_equal(item["hint"][..., 0] * 255, cv2.Canny(seen, 100, 200))
+    assert (mirrored["hint"][:, ::-1] == item["hint"]).mean() > 0.98

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -20,6 +21,7 @@ class Seg(Condition):
     name = "seg"
     title = "Segmentation"
     noun = "segmentation map"
+    folders = ("colors", "labels")
     is_measured = True
     detect_label = "Segmentation resolution"
     interpolation = cv2.INTER_NEAREST
@@ -33,6 +35,13 @@ class Seg(Condition):
 
     def detect(self, picture: np.ndarray) -> Hint:
         return self.detector.labels(picture)
+
+    def detect_all(self, pictures: Sequence[np.ndarray], **options: float) -> list[Hint]:
+        return self.detector.labels_of(pictures)
+
+    def files(self, hint: Hint) -> dict[str, np.ndarray]:
+        """Colours, by the palette of the detector's own data set, and indices."""
+        return {"colors": colorize(hint, self.detector.palette), "labels": hint}
 
     def read(self, source: PictureSource | np.ndarray) -> HintReport:
         """A map in colours or indices, repaired; see ``controlnet.conditions.seg.validator``."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
+from controlnet.conditions import find_condition
 from controlnet.pictures import read_picture
 from controlnet.training.data.buckets import MULTIPLE, assign_buckets, fit, make_buckets
 from controlnet.training.data.records import HINT_KINDS, check_pictures, read_hint, read_records
@@ -41,6 +42,8 @@ class ControlDataset(Dataset):
         dropped_prompt: what stands in its place; a page's negative prompt makes that mean "anything".
         flip: the share of items, in [0, 1], that are mirrored, picture and hint alike.
         with_hints: False for data sets without hints (autoencoder, text to image).
+        condition: hints are made of the pictures on the fly, by this condition with its default options; the
+            list then needs no hints.
         check: False skips decoding all pictures in advance.
         seed: for flips and dropped prompts.
 
@@ -63,6 +66,7 @@ class ControlDataset(Dataset):
         with_hints: bool = True,
         check: bool = True,
         seed: int = 0,
+        condition: str = "",
     ):
         if hint_kind not in HINT_KINDS:
             raise ValueError(f"hint_kind must be one of {', '.join(HINT_KINDS)}, got {hint_kind!r}.")
@@ -77,7 +81,8 @@ class ControlDataset(Dataset):
         self.dropped_prompt = dropped_prompt
         self.flip = flip
         self.seed = seed
-        self.records = read_records(self.root, with_hints=with_hints)
+        self.condition = find_condition(condition)(device="cpu") if condition and with_hints else None
+        self.records = read_records(self.root, with_hints=with_hints and self.condition is None)
         sizes = None
         if check or buckets:
             sizes = check_pictures(self.root, self.records, hint_kind)
@@ -132,6 +137,10 @@ class ControlDataset(Dataset):
 
     def hint(self, index: int, mirrored: bool = False) -> np.ndarray | None:
         """float32 ``[H, W, 3]`` RGB in [0, 1], or None in a data set without hints."""
+        if self.condition is not None:
+            picture = self._prepare(read_picture(self.records[index].target), index, mirrored)
+            found = self.condition.detect(np.ascontiguousarray(picture), **self.condition.with_defaults({}))
+            return self.condition.control(found).astype(np.float32) / 255.0
         source = self.records[index].source
         if source is None:
             return None
