@@ -18,6 +18,7 @@ from annotator.util import resize_image, resized_shape
 from cldm.cldm import ControlLDM
 from cldm.ddim_hacked import DDIMSampler
 from controlnet.conditions import DEFAULT, Condition, Hint, Score, find_condition
+from controlnet.generation.controls import Controls
 from controlnet.generation.memory import MemorySaver, attempt, smaller_sizes
 from controlnet.generation.packing import pack_hint
 from controlnet.generation.png import metadata_text
@@ -94,6 +95,7 @@ class Generator:
         save_memory: compute attention in slices, and keep only the networks at work on the device.
         device: where the networks work; the model's own by default.
         guidance: the scale of requests that name none.
+        controls: further control networks, by condition; without, the model's own serves all.
     """
 
     model: ControlLDM
@@ -103,6 +105,7 @@ class Generator:
     save_memory: bool = False
     device: torch.device | None = None
     guidance: float = 9.0
+    controls: Controls = field(default_factory=Controls)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _conditions: dict[str, Condition] = field(default_factory=dict, repr=False)
 
@@ -161,6 +164,7 @@ class Generator:
         """
         request = request.with_seed().for_model(self.resolution, self.guidance)
         condition = self.condition(request.condition)
+        remark = self.controls.remark(request.condition)
         with self._lock:
             started = time.perf_counter()
             hint = self._hint(request)
@@ -177,7 +181,7 @@ class Generator:
             control,
             condition.show(hint),
             tuple(score for score in scores if score is not None),
-            tuple(condition.remarks(hint, request.input_image)),
+            (*condition.remarks(hint, request.input_image), *([remark] if remark else [])),
             seconds,
             self.name,
         )
@@ -239,7 +243,9 @@ class Generator:
         tiled: bool = False,
     ) -> np.ndarray:
         model, count = self.model, request.num_samples
-        with MemorySaver(model, self.device, save_memory, tiled) as saver:
+        network = self.controls.network(request.condition)
+        further = [] if network is None else [network]
+        with MemorySaver(model, self.device, save_memory, tiled, further) as saver:
             with saver.working(model.cond_stage_model):
                 cond, uncond = guided_conditions(
                     model,
@@ -248,8 +254,9 @@ class Generator:
                     [request.n_prompt] * count,
                     control_scales(request.strength, len(model.control_scales), request.guess_mode),
                     request.guess_mode,
+                    network,
                 )
-            with saver.working(model.control_model, model.model):
+            with saver.working(network or model.control_model, model.model):
                 latents = sample_latents(
                     model,
                     cond,

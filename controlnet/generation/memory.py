@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -23,22 +23,35 @@ class MemorySaver:
         device: where the networks work.
         enabled: attention one head at a time, and on a GPU only the networks at work are there.
         tiled: decode one picture at a time, in tiles.
+        further: networks that work along with the model's own.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, enabled: bool, tiled: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        device: torch.device,
+        enabled: bool,
+        tiled: bool = False,
+        further: Sequence[nn.Module] = (),
+    ):
         self.model, self.device, self.enabled, self.tiled = model, device, enabled, tiled
+        self.further = list(further)
         self.moves = enabled and device.type != "cpu"
 
     def __enter__(self) -> MemorySaver:
         if self.enabled:
-            set_attention_slice(self.model, 1)
-            self._rest(*self.model.children())
+            self._slice_attention(1)
+            self._rest(*self.model.children(), *self.further)
         return self
 
     def __exit__(self, *error: object) -> None:
         if self.enabled:
-            set_attention_slice(self.model, None)
-            self._rest(*self.model.children())
+            self._slice_attention(None)
+            self._rest(*self.model.children(), *self.further)
+
+    def _slice_attention(self, size: int | None) -> None:
+        for network in (self.model, *self.further):
+            set_attention_slice(network, size)
 
     @contextmanager
     def working(self, *networks: nn.Module) -> Iterator[None]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cldm.cldm import ControlLDM
+from cldm.cldm import ControlLDM, ControlNet
 from cldm.ddim_hacked import DDIMSampler
 
 GUESS_MODE_DECAY = 0.825
@@ -25,6 +25,7 @@ def guided_conditions(
     negative_prompts: Sequence[str],
     scales: Sequence[float],
     guess_mode: bool = False,
+    network: ControlNet | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Both halves of classifier-free guidance.
 
@@ -35,6 +36,7 @@ def guided_conditions(
         prompts, negative_prompts: N texts each.
         scales: the factor of each output of the control copy, see `control_scales`.
         guess_mode: leave the control out of the unconditional half.
+        network: steers instead of the model's own control.
 
     Returns:
         condition and unconditional condition: text ``[N, 77, D]``, hint ``[N, 3, H, W]`` in [0, 1].
@@ -45,8 +47,11 @@ def guided_conditions(
     if pictures.ndim == 3:
         pictures = pictures[None].expand(len(prompts), -1, -1, -1)
     hint = (pictures.permute(0, 3, 1, 2).float() / 255.0).to(text.dtype).contiguous()  # [N, 3, H, W]
-    cond = {"c_concat": [hint], "c_crossattn": [text], "control_scales": scales}
-    uncond = {"c_concat": None if guess_mode else [hint], "c_crossattn": [negative], "control_scales": scales}
+    steering: dict[str, Any] = {"control_scales": scales}
+    if network is not None:
+        steering["control_model"] = network
+    cond = {"c_concat": [hint], "c_crossattn": [text], **steering}
+    uncond = {"c_concat": None if guess_mode else [hint], "c_crossattn": [negative], **steering}
     return cond, uncond
 
 
