@@ -19,15 +19,22 @@ from torch.utils.data import Dataset
 
 from cldm.logger import ImageLogger
 from cldm.model import create_model, load_model
-from controlnet.training.callbacks import NonFiniteError, NonFiniteGuard, SeedEveryBatch, Throughput
+from controlnet.pictures import PictureError
+from controlnet.training.callbacks import (
+    EndIfBroken,
+    NonFiniteError,
+    NonFiniteGuard,
+    SeedEveryBatch,
+    Throughput,
+)
 from controlnet.training.checkpointing import AtomicCheckpointIO, CheckpointError, SaveLast, save_best
 from controlnet.training.data.dataset import ControlDataset
 from controlnet.training.data.loader import ResumableLoader, make_loader
-from controlnet.training.data.records import DataSetError
+from controlnet.training.data.records import DataError
 from controlnet.training.ema import TrainedWeightsEMA
 from controlnet.training.latent_cache import CachedDataset
 from controlnet.training.muon import Muon
-from controlnet.training.settings import Settings
+from controlnet.training.settings import Settings, SettingsError
 from controlnet.training.validation import ControlGap
 from ldm.util import instantiate_from_config
 from ldm.weights import WeightsError
@@ -55,11 +62,11 @@ def make_model(settings: Settings) -> pl.LightningModule:
         model.only_mid_control = settings.only_mid_control
     if settings.decoder_only:
         if not hasattr(model, "freeze_encoder"):
-            raise ValueError(f"decoder_only: {settings.model} is no autoencoder; leave it out.")
+            raise SettingsError(f"decoder_only: {settings.model} is no autoencoder; leave it out.")
         model.freeze_encoder()
     if settings.train_text:
         if getattr(model, "cond_stage_model", None) is None:
-            raise ValueError(f"train_text: {settings.model} has no text encoder; leave it out.")
+            raise SettingsError(f"train_text: {settings.model} has no text encoder; leave it out.")
         model.unfreeze_text_encoder()
     if settings.warmup_steps or settings.cosine_decay:
         decay_steps = settings.max_steps if settings.cosine_decay else 0
@@ -81,11 +88,11 @@ def limit_time_steps(model: nn.Module, first: int) -> None:
     """Train a diffusion model on time steps from ``first`` on only.
 
     Raises:
-        ValueError: the model has no such step.
+        SettingsError: the model has no such step.
     """
     steps = getattr(model, "num_timesteps", 0)
     if first >= steps:
-        raise ValueError(
+        raise SettingsError(
             f"first_time_step is {first}, and the model has {steps} time steps; give a smaller one."
         )
     model.first_time_step = first
@@ -129,6 +136,11 @@ class TrainingData(pl.LightningDataModule):
             s.data, empty_prompts=s.empty_prompts, dropped_prompt=s.dropped_prompt, flip=s.flip
         )
         self.val_set = self._read(s.val) if s.val else None
+        if self.val_set is not None and len(self.val_set) == 1:
+            logger.warning(
+                "%s holds a single picture: its loss says little, and no other hint can be compared with it.",
+                s.val,
+            )
         if s.cache_latents:
             self.model.to(self.trainer.strategy.root_device)
             self.train_set = self._encode(self.train_set, s.latent_crop)
@@ -155,7 +167,7 @@ class TrainingData(pl.LightningDataModule):
 
     def _encode(self, dataset: Any, crop: int | None = None) -> CachedDataset:
         if not hasattr(self.model, "first_stage_model") or not isinstance(dataset, ControlDataset):
-            raise ValueError("cache_latents is for data in a folder and models with a frozen VAE.")
+            raise SettingsError("cache_latents is for data in a folder and models with a frozen VAE.")
         folder = Path(self.settings.cache or self.settings.folder / "cache")
         cached = CachedDataset(dataset, self.model, folder, crop)
         training = self.model.training
@@ -187,6 +199,7 @@ class TrainingData(pl.LightningDataModule):
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
+            hand_out_broken=True,
             **options,
         )
 
@@ -231,7 +244,12 @@ def make_trainer(settings: Settings, model: pl.LightningModule, *extra_callbacks
 
 def _callbacks(settings: Settings, model: pl.LightningModule) -> list[pl.Callback]:
     """In the order in which they must act: the average before the checkpoint that holds it."""
-    callbacks: list[pl.Callback] = [SeedEveryBatch(settings.seed), NonFiniteGuard(), Throughput()]
+    callbacks: list[pl.Callback] = [
+        EndIfBroken(),
+        SeedEveryBatch(settings.seed),
+        NonFiniteGuard(),
+        Throughput(),
+    ]
     if settings.ema:
         callbacks.append(TrainedWeightsEMA(settings.ema))
     if settings.logger_freq:
@@ -250,7 +268,9 @@ def faults_reported() -> Iterator[None]:
     try:
         yield
     except (
-        DataSetError,
+        DataError,
+        SettingsError,
+        PictureError,
         WeightsError,
         CheckpointError,
         NonFiniteError,
