@@ -10,6 +10,9 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from controlnet.training.data.loader import BrokenBatch
+from controlnet.training.data.records import DataError
+
 
 class SeedEveryBatch(pl.Callback):
     """Seeds the random numbers of Python, NumPy and torch before each batch, from (seed, batch, process).
@@ -29,6 +32,25 @@ class SeedEveryBatch(pl.Callback):
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 (others may draw from it)
         torch.manual_seed(seed)  # of all devices
+
+
+class EndIfBroken(pl.Callback):
+    """Ends the run, in all processes together, where a batch could not be read in one of them.
+
+    To be placed first: the other callbacks then only see batches. `SaveLast` saves before the end.
+    """
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        faults = batch.faults if isinstance(batch, BrokenBatch) else []
+        if trainer.strategy.reduce_boolean_decision(bool(faults), all=False):
+            raise DataError("\n".join(faults) or "Another process cannot read its pictures.")
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        self.on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
 
 class Throughput(pl.Callback):
@@ -110,7 +132,7 @@ def batch_size_of(batch: dict[str, Any]) -> int:
 
 def describe_batch(trainer: pl.Trainer, batch: Any) -> list[str]:
     """The files of a batch's items, one line each."""
-    dataset = getattr(trainer.train_dataloader, "dataset", None)
+    dataset = getattr(trainer.train_dataloader, "items", None)
     indices = batch.get("index") if isinstance(batch, dict) else None
     if indices is None or not hasattr(dataset, "describe"):
         return ["(this data set does not say which files its items are made of)"]

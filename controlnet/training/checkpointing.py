@@ -16,6 +16,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import CheckpointIO
 
+from controlnet.training.data.records import DataError
 from ldm.torch_files import read_torch_file
 from ldm.weights import WeightsError, atomic_write, system_error
 
@@ -119,11 +120,12 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class SaveLast(pl.Callback):
-    """Saves ``last.ckpt`` every N optimizer steps, at the end, and when the user stops the run.
+    """Saves ``last.ckpt`` every N optimizer steps, at the end, and before a stop.
 
-    Ctrl-C and SIGTERM let the step finish, save, and end the run cleanly; a second Ctrl-C stops at once.
-    Nothing is saved between two batches of one accumulated gradient. It must come after the callback that
-    averages the weights.
+    Ctrl-C and SIGTERM let the step finish, save, and end the run cleanly; a second Ctrl-C stops at once. A
+    DataError, such as of a picture that broke, gets the checkpoint into its text. What is saved is always the
+    state behind a step, never between two batches of one accumulated gradient. It must come after the callback
+    that averages the weights.
 
     Args:
         path: of the checkpoint.
@@ -137,9 +139,11 @@ class SaveLast(pl.Callback):
         self.every_n_steps = every_n_steps
         self.stop_requested = False
         self._old_handlers: dict[int, Any] = {}
+        self._progress: dict[str, Any] | None = None  # behind the last step of this run
+        self._rewinds = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._steps_seen = trainer.global_step
+        self._steps_seen = self._step_saved = trainer.global_step
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._old_handlers[number] = signal.signal(number, self._request_stop)
@@ -156,12 +160,36 @@ class SaveLast(pl.Callback):
         if trainer.global_step == self._steps_seen:
             return
         self._steps_seen = trainer.global_step
+        self._progress = {"epoch": trainer.current_epoch, "fit_loop": trainer.fit_loop.state_dict()}
         stop = trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False)
         if stop or self._ends(trainer) or trainer.global_step % self.every_n_steps == 0:
             trainer.save_checkpoint(self.path)
+            self._step_saved = trainer.global_step
         if stop:
             logger.warning("Saved. To continue: --resume %s", self.path)
             trainer.should_stop = True
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Data that cannot be read are no reason to lose what was learnt: all processes meet here at once."""
+        if not isinstance(exception, DataError) or self._progress is None:
+            return
+        end = f"Mend the file, then go on with --resume {self.path}"
+        try:
+            if trainer.global_step > self._step_saved:
+                self._rewinds = True
+                trainer.save_checkpoint(self.path)
+        except CheckpointError as error:
+            end = str(error)
+        exception.args = (f"{exception}\nThe run ended at step {trainer.global_step}. {end}",)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._rewinds:  # to behind the last step: gradients of batches since then are not saved
+            checkpoint["epoch"] = self._progress["epoch"]
+            checkpoint["loops"]["fit_loop"] = self._progress["fit_loop"]
 
     @staticmethod
     def _ends(trainer: pl.Trainer) -> bool:

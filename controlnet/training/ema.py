@@ -41,6 +41,7 @@ class TrainedWeightsEMA(EMAWeightAveraging):
             raise ValueError(f"The decay of the average must be in [0, 1), got {decay}.")
         super().__init__(decay=decay, use_buffers=False, **options)
         self._trained: _TrainedWeights | None = None
+        self._in_use = False  # in a validation
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -59,9 +60,17 @@ class TrainedWeightsEMA(EMAWeightAveraging):
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_epoch_start(trainer, self._trained)
+        self._in_use = True
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_epoch_end(trainer, self._trained)
+        self._in_use = False
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if self._in_use:  # a checkpoint that is saved now must not take the one for the other
+            self.on_validation_epoch_end(trainer, pl_module)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from controlnet.files import open_regular
 from controlnet.training.data.dataset import ControlDataset, Draw
 from ldm.weights import save_state_dict
 
@@ -141,7 +142,7 @@ class CachedDataset(Dataset):
 
 def _content_hash(path: Path) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()

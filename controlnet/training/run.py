@@ -22,15 +22,22 @@ from cldm.cldm import ControlLDM
 from cldm.logger import ImageLogger
 from cldm.model import create_model, load_model
 from controlnet.conditions.seg.areas import AreaBalance
-from controlnet.training.callbacks import NonFiniteError, NonFiniteGuard, SeedEveryBatch, Throughput
+from controlnet.pictures import PictureError
+from controlnet.training.callbacks import (
+    EndIfBroken,
+    NonFiniteError,
+    NonFiniteGuard,
+    SeedEveryBatch,
+    Throughput,
+)
 from controlnet.training.checkpointing import AtomicCheckpointIO, CheckpointError, SaveLast, save_best
 from controlnet.training.data.dataset import ControlDataset
 from controlnet.training.data.loader import ResumableLoader, make_loader
-from controlnet.training.data.records import DataSetError
+from controlnet.training.data.records import DataError
 from controlnet.training.ema import TrainedWeightsEMA
 from controlnet.training.latent_cache import CachedDataset
 from controlnet.training.muon import Muon
-from controlnet.training.settings import Settings
+from controlnet.training.settings import Settings, SettingsError
 from controlnet.training.validation import ControlGap
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.ddpm import DDPM, LatentDiffusion
@@ -65,11 +72,11 @@ def make_model(settings: Settings) -> TrainedModule:
         model.only_mid_control = settings.only_mid_control
     if settings.train_text:
         if not isinstance(model, LatentDiffusion) or model.cond_stage_model is None:
-            raise ValueError(f"train_text: {settings.model} has no text encoder; leave it out.")
+            raise SettingsError(f"train_text: {settings.model} has no text encoder; leave it out.")
         model.unfreeze_text_encoder()
     if settings.decoder_only:
         if not isinstance(model, AutoencoderKL):
-            raise ValueError(f"decoder_only: {settings.model} is no autoencoder; leave it out.")
+            raise SettingsError(f"decoder_only: {settings.model} is no autoencoder; leave it out.")
         model.freeze_encoder()
     model.freeze_untrained()
     set_checkpointing(model, settings.checkpointing)
@@ -90,11 +97,15 @@ def make_objective(settings: Settings, model: DDPM) -> TrainingObjective:
     """The model's own objective, with what the settings ask for.
 
     Raises:
+<<<<<<< HEAD
         ValueError: the model has no such time step.
+=======
+        SettingsError: the model has no such step.
+>>>>>>> strangers
     """
     first, steps = settings.first_time_step, model.num_timesteps
     if first >= steps:
-        raise ValueError(
+        raise SettingsError(
             f"first_time_step is {first}, and the model has {steps} time steps; give a smaller one."
         )
     place_weights = AreaBalance(settings.area_balance) if settings.area_balance else None
@@ -134,6 +145,11 @@ class TrainingData(pl.LightningDataModule):
             s.data, empty_prompts=s.empty_prompts, dropped_prompt=s.dropped_prompt, flip=s.flip
         )
         self.val_set = self._read(s.val) if s.val else None
+        if self.val_set is not None and len(self.val_set) == 1:
+            logger.warning(
+                "%s holds a single picture: its loss says little, and no other hint can be compared with it.",
+                s.val,
+            )
         if s.cache_latents:
             self.model.to(self.trainer.strategy.root_device)
             self.train_set = self._encode(self.train_set, s.latent_crop)
@@ -160,8 +176,13 @@ class TrainingData(pl.LightningDataModule):
         )
 
     def _encode(self, dataset: Any, crop: int | None = None) -> CachedDataset:
+<<<<<<< HEAD
         if not isinstance(self.model, LatentDiffusion) or not isinstance(dataset, ControlDataset):
             raise ValueError("cache_latents is for data in a folder and models with a frozen VAE.")
+=======
+        if not hasattr(self.model, "first_stage_model") or not isinstance(dataset, ControlDataset):
+            raise SettingsError("cache_latents is for data in a folder and models with a frozen VAE.")
+>>>>>>> strangers
         folder = Path(self.settings.cache or self.settings.folder / "cache")
         cached = CachedDataset(dataset, self.model, folder, crop)
         training = self.model.training
@@ -193,6 +214,7 @@ class TrainingData(pl.LightningDataModule):
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
+            hand_out_broken=True,
             **options,
         )
 
@@ -237,7 +259,12 @@ def make_trainer(settings: Settings, model: pl.LightningModule, *extra_callbacks
 
 def _callbacks(settings: Settings, model: pl.LightningModule) -> list[pl.Callback]:
     """In the order in which they must act: the average before the checkpoint that holds it."""
-    callbacks: list[pl.Callback] = [SeedEveryBatch(settings.seed), NonFiniteGuard(), Throughput()]
+    callbacks: list[pl.Callback] = [
+        EndIfBroken(),
+        SeedEveryBatch(settings.seed),
+        NonFiniteGuard(),
+        Throughput(),
+    ]
     if settings.ema:
         callbacks.append(TrainedWeightsEMA(settings.ema))
     if settings.logger_freq:
@@ -256,7 +283,9 @@ def faults_reported() -> Iterator[None]:
     try:
         yield
     except (
-        DataSetError,
+        DataError,
+        SettingsError,
+        PictureError,
         WeightsError,
         CheckpointError,
         NonFiniteError,

@@ -27,6 +27,10 @@ def _setting(default: Any, text: str, choices: Sequence[str] = ()) -> Any:
     return field(default=default, metadata={"help": text, "choices": tuple(choices)})
 
 
+class SettingsError(ValueError):
+    """Settings that do not go with the model or with each other; the text says which."""
+
+
 @dataclass
 class Settings:
     """All settings with their defaults; the help texts are those of the command line."""

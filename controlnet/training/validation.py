@@ -40,8 +40,9 @@ class ControlGap(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         size = batch_size_of(batch)
-        if size < 2:
-            return  # there is no other hint
+        index = batch.get("index", torch.arange(size))
+        if (index == index[0]).all():
+            return  # there is no other hint: small batches are filled up with the pictures that there are
         key = pl_module.control_key
         right, _ = pl_module.shared_step(batch)
         shuffled, _ = pl_module.shared_step({**batch, key: batch[key].roll(1, dims=0)})

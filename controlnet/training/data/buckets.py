@@ -11,6 +11,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from controlnet.training.data.records import DataError
+
 MULTIPLE = 64
 """Sides of a bucket are multiples of this: the VAE divides by 8 and the UNet by another 8."""
 
@@ -24,9 +26,12 @@ def make_buckets(resolution: int, max_aspect: float = 2.0) -> list[tuple[int, in
 
     Returns:
         (height, width) in pixels, ordered from the tallest to the widest; the square is always among them.
+
+    Raises:
+        DataError: another resolution.
     """
     if resolution < MULTIPLE or resolution % MULTIPLE:
-        raise ValueError(f"The resolution must be a multiple of {MULTIPLE}, got {resolution}.")
+        raise DataError(f"The resolution must be a multiple of {MULTIPLE}, got {resolution}.")
     buckets = set()
     for side in range(MULTIPLE, int(resolution * max_aspect) + 1, MULTIPLE):
         other = resolution**2 // side // MULTIPLE * MULTIPLE

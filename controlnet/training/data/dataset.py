@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from controlnet.conditions import find_condition
 from controlnet.pictures import read_picture
 from controlnet.training.data.buckets import MULTIPLE, assign_buckets, fit, make_buckets
-from controlnet.training.data.records import HINT_KINDS, check_pictures, read_hint, read_records
+from controlnet.training.data.records import HINT_KINDS, DataError, check_pictures, read_hint, read_records
 
 
 class Draw(NamedTuple):
@@ -50,6 +50,7 @@ class ControlDataset(Dataset):
     Raises:
         FileNotFoundError: no list in ``root``.
         DataSetError: with every fault of the data set.
+        DataError: pictures and settings that do not go together.
         ValueError: a setting out of its range.
     """
 
@@ -74,7 +75,7 @@ class ControlDataset(Dataset):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} is a share in [0, 1], got {share}.")
         if buckets and resolution is None:
-            raise ValueError("buckets need a resolution.")
+            raise DataError("buckets need a resolution.")
         self.root = Path(root)
         self.hint_kind = hint_kind
         self.empty_prompts = empty_prompts
@@ -98,7 +99,7 @@ class ControlDataset(Dataset):
             odd = np.flatnonzero((sizes % MULTIPLE).any(axis=1))
             if len(odd):
                 height, width = sizes[odd[0]]
-                raise ValueError(
+                raise DataError(
                     f"{len(odd)} pictures have sides that are no multiples of {MULTIPLE}, the first is "
                     f"{self.describe(odd[0])} with {width}x{height} pixels: give a resolution to resize to."
                 )

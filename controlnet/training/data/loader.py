@@ -8,9 +8,11 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from controlnet.training.data.dataset import Draw
+from controlnet.training.data.records import DataError
 
 
 class BatchStream(Sampler[list[Draw]]):
@@ -44,7 +46,7 @@ class BatchStream(Sampler[list[Draw]]):
         accumulate: int = 1,
     ):
         if not len(shapes):
-            raise ValueError("The data set is empty.")
+            raise DataError("The data set is empty.")
         if batch_size < 1:
             raise ValueError(f"The batch size must be at least 1, got {batch_size}.")
         members: dict[Any, list[int]] = {}
@@ -110,15 +112,51 @@ class BatchStream(Sampler[list[Draw]]):
             yield draws[mine]
 
 
+class BrokenBatch:
+    """Stands for a batch that could not be made; ``faults`` says why, one line for each item."""
+
+    def __init__(self, faults: Sequence[str]):
+        self.faults = list(faults)
+
+
+class _Broken(str):
+    """Stands for an item that could not be read: an error would come out of a worker as another error, with a
+    traceback in its text.
+    """
+
+
+class _Guarded(Dataset):
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.dataset[key]
+        except (ValueError, OSError, SafetensorError) as error:
+            return _Broken(" ".join(str(error).split()))
+
+
 class ResumableLoader(DataLoader):
     """A ``DataLoader`` over a ``BatchStream`` with the ``state_dict`` that Lightning saves and restores.
 
     The state counts batches that were handed out, not those that workers have fetched in advance.
+
+    Args:
+        items: the data set.
+        hand_out_broken: give a `BrokenBatch` where an item cannot be read, instead of raising DataError, so
+            that all processes can stop together.
     """
 
-    def __init__(self, dataset: Dataset, stream: BatchStream, **loader_options: Any):
-        super().__init__(dataset, batch_sampler=stream, **loader_options)
+    def __init__(
+        self, items: Dataset, stream: BatchStream, *, hand_out_broken: bool = False, **loader_options: Any
+    ):
+        super().__init__(_Guarded(items), batch_sampler=stream, **loader_options)
+        self.items = items
         self.stream = stream
+        self.hand_out_broken = hand_out_broken
         self._resume_at: tuple[int, int] | None = None  # epoch and batch
         self._handed_out = 0
 
@@ -130,13 +168,15 @@ class ResumableLoader(DataLoader):
         self._handed_out = self.stream.start
         for batch in super().__iter__():
             self._handed_out += 1
+            if isinstance(batch, BrokenBatch) and not self.hand_out_broken:
+                raise DataError("\n".join(batch.faults))
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.stream.epoch, "batch": self._handed_out, "stream": self.stream.fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError when the stream is another one than that of the state."""
+        """Raises DataError when the stream is another one than that of the state."""
         ours = self.stream.fingerprint()
         differences = [
             f"{name} {state['stream'].get(name)} then, {value} now"
@@ -144,7 +184,7 @@ class ResumableLoader(DataLoader):
             if value != state["stream"].get(name)
         ]
         if differences:
-            raise ValueError(
+            raise DataError(
                 f"Training cannot resume in the middle of other data: {'; '.join(differences)}. "
                 "Start anew from the checkpoint's weights instead, with --base."
             )
@@ -162,6 +202,7 @@ def make_loader(
     rank: int = 0,
     world_size: int = 1,
     accumulate: int = 1,
+    hand_out_broken: bool = False,
 ) -> ResumableLoader:
     """The loader for a data set whose ``shapes`` attribute, if it has one, says which items may share a
     batch.
@@ -179,6 +220,7 @@ def make_loader(
     return ResumableLoader(
         dataset,
         stream,
+        hand_out_broken=hand_out_broken,
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
@@ -189,16 +231,18 @@ def make_loader(
 
 
 def _batch_of(items: list[Any]) -> Any:
-    """torch's own batch, where the items are of one size."""
+    """torch's own batch, where all items could be read and are of one size."""
+    if faults := [str(item) for item in items if isinstance(item, _Broken)]:
+        return BrokenBatch(faults)
     if isinstance(items[0], dict):
         for key in items[0]:
             sizes = sorted({np.shape(item[key]) for item in items})
             if len(sizes) > 1:
-                raise ValueError(
+                fault = (
                     f"One batch got {key!r} of sizes {' and '.join(map(str, sizes))}. Leave out --no-check, "
-                    "so that "
-                    "batches are made of pictures of one size, or give --resolution."
+                    "so that batches are made of pictures of one size, or give --resolution."
                 )
+                return BrokenBatch([fault])
     return default_collate(items)
 
 
