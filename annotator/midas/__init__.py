@@ -22,6 +22,7 @@ class MidasDetector(NetworkDetector):
     """
 
     checkpoint_names = ("dpt_hybrid-midas-501f0c75.pt", "depth_tiny.safetensors")
+    half_is_safe = False  # normals are made of small differences of the depth: in float16 one of five changes
 
     def __call__(
         self, picture: np.ndarray, a: float = np.pi * 2.0, bg_th: float = 0.1

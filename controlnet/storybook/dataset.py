@@ -48,6 +48,8 @@ class Scene:
     Attributes:
         picture: uint8 RGB ``[size, size, 3]``.
         labels: ADE20K index of every pixel, uint8 ``[size, size]``.
+        depth: inverse depth of every pixel, float32 ``[size, size]``: 0 is the sky, 1 the ground at the lower
+            edge; a thing is as near as the ground at its foot.
         prompt: how a person might describe it; sometimes empty.
         attributes: ``time``, ``season``, ``weather``, and the colours of ``house``, ``car`` and ``boat``;
             None for what is not in the picture, or too small to judge.
@@ -55,6 +57,7 @@ class Scene:
 
     picture: np.ndarray
     labels: np.ndarray
+    depth: np.ndarray
     prompt: str
     attributes: dict[str, str | None]
 
@@ -77,10 +80,10 @@ def draw_scene(seed: int, size: int = 256, *, look: Look | None = None) -> Scene
         raise ValueError(f"size is {size}; 32 or more is wanted.")
     place, things = compose(np.random.default_rng((seed, 0)))
     look = look or random_look(np.random.default_rng((seed, 1)))
-    picture, labels = paint(things, look, size)
+    picture, labels, depth = paint(things, look, size)
     attributes = _attributes(look, labels)
     prompt = describe(np.random.default_rng((seed, 2)), place, _counts(things, labels), attributes)
-    return Scene(picture, labels, prompt, attributes)
+    return Scene(picture, labels, depth, prompt, attributes)
 
 
 def draw_prompts(seed: int, count: int) -> list[str]:
@@ -91,7 +94,7 @@ def draw_prompts(seed: int, count: int) -> list[str]:
         random = np.random.default_rng((seed, 3, variant))
         look = random_look(random)
         if not variant:
-            _, labels = paint(things, look, 64)  # the look does not change the map
+            _, labels, _ = paint(things, look, 64)  # the look does not change the map
             counts = _counts(things, labels)
         prompts.append(describe(random, place, counts, _attributes(look, labels)))
     return prompts

@@ -27,7 +27,7 @@ def paint_sky(canvas: Canvas, look: Look) -> None:
     rows = np.linspace(0, 1, size, dtype=np.float32) / 0.5
     gradient = np.stack([np.interp(rows, (0, 0.5, 1), stops[:, band]) for band in range(3)], 1)
     canvas.picture[:] = cv2.repeat(gradient.astype(np.uint8)[:, None], 1, size)
-    canvas.labels[:] = Label.SKY
+    canvas.marks[:] = Label.SKY
     covered = COVER[look.weather] > 0.5
     if look.is_night and not covered:
         stars = rng.uniform((0, 0), (1, 0.36), (26, 2))

@@ -189,7 +189,7 @@ def paint_bridge(canvas: Canvas, thing: Thing, look: Look) -> None:
     if not coverage.size:
         return
     canvas.blend(coverage, window, look.lit(stone, depth))
-    canvas.labels[window][coverage >= 64] = int(Label.BRIDGE)
+    canvas.mark(coverage, window, Label.BRIDGE)
     rail = thing.points(*zip(across, deck - 0.05, strict=True))
     top = SNOW if look.is_winter else scaled(stone, 1.18)
     canvas.lines([rail], look.lit(top, depth), thing.size * 0.10)

@@ -1,7 +1,8 @@
 """The paper that a scene is painted on: a picture and its map, side by side.
 
 Whatever names a label is written to both with the same outline: anti-aliased in the picture, with hard edges
-in the map. Whatever names none (light, shadow, windows) is written to the picture only.
+in the map, which also keeps the number of the thing that is painted. Whatever names none (light, shadow,
+windows) is written to the picture only.
 """
 
 from __future__ import annotations
@@ -20,12 +21,31 @@ class Canvas:
     """A square picture, uint8 RGB ``[size, size, 3]``, and its map, uint8 ``[size, size]``.
 
     Points are ``[N, 2]`` arrays of (x, y) from (0, 0), the upper left corner, to (1, 1), the lower right one.
+    ``thing`` is the number (0 to 255) of what is painted now; ``marks`` has it beside each pixel's label,
+    uint16: 256 * thing + label, since painting one plane takes half the time of two.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self.thing = 0
         self.picture = np.zeros((size, size, 3), np.uint8)
-        self.labels = np.zeros((size, size), np.uint8)
+        self.marks = np.zeros((size, size), np.uint16)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.marks.astype(np.uint8)
+
+    @property
+    def things(self) -> np.ndarray:
+        """The number of each pixel's thing, uint8 ``[size, size]``."""
+        return (self.marks >> 8).astype(np.uint8)
+
+    def mark(self, coverage: np.ndarray, window: tuple[slice, slice], label: int) -> None:
+        """Write a label to the map where ``coverage`` (0 to 128) is half or more."""
+        self.marks[window][coverage >= 64] = self._value(label)
+
+    def _value(self, label: int) -> int:
+        return 256 * self.thing + int(label)
 
     def _fixed(self, points: np.ndarray) -> np.ndarray:
         return np.rint(points * (self.size << _SHIFT) - (1 << _SHIFT - 1)).astype(np.int32)
@@ -35,7 +55,7 @@ class Canvas:
         fixed = self._fixed(points)
         cv2.fillPoly(self.picture, [fixed], colour, cv2.LINE_AA, _SHIFT)
         if label is not None:
-            cv2.fillPoly(self.labels, [fixed], int(label), cv2.LINE_8, _SHIFT)
+            cv2.fillPoly(self.marks, [fixed], self._value(label), cv2.LINE_8, _SHIFT)
 
     def mask(self, *outlines: np.ndarray) -> tuple[np.ndarray, tuple[slice, slice]]:
         """Coverage of a polygon (further ones inside it are holes): int16 0 to 128, and the window it
@@ -91,7 +111,7 @@ class Canvas:
             np.clip(paint, 0, 255, out=paint)
         self.blend(coverage, window, paint)
         if label is not None:
-            self.labels[window][coverage >= 64] = int(label)
+            self.mark(coverage, window, label)
         return coverage, window
 
     def lines(
@@ -104,7 +124,7 @@ class Canvas:
         pixels = max(1, round(width * self.size))
         cv2.polylines(self.picture, fixed, False, colour, pixels, cv2.LINE_AA, _SHIFT)
         if label is not None:
-            cv2.polylines(self.labels, fixed, False, int(label), pixels, cv2.LINE_8, _SHIFT)
+            cv2.polylines(self.marks, fixed, False, self._value(label), pixels, cv2.LINE_8, _SHIFT)
 
     def dots(self, points: np.ndarray, colour: Colour, radius: float, label: int | None = None) -> None:
         """Draw discs of ``radius`` (of the picture's side)."""
@@ -112,7 +132,7 @@ class Canvas:
         for x, y in self._fixed(points).tolist():
             cv2.circle(self.picture, (x, y), reach, colour, -1, cv2.LINE_AA, _SHIFT)
             if label is not None:
-                cv2.circle(self.labels, (x, y), reach, int(label), -1, cv2.LINE_8, _SHIFT)
+                cv2.circle(self.marks, (x, y), reach, self._value(label), -1, cv2.LINE_8, _SHIFT)
 
     def soft(
         self,
@@ -142,7 +162,7 @@ class Canvas:
         ]
         coverage = (coverage.astype(np.int16) * int(strength * 128)) >> 8
         if only is not None:
-            coverage *= self.labels[window] == only
+            coverage *= self.marks[window].astype(np.uint8) == only
         self.blend(coverage, window, colour)
 
     def finish(self) -> np.ndarray:

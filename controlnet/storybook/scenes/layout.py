@@ -16,6 +16,7 @@ from controlnet.storybook.scenes.labels import Label
 from controlnet.storybook.scenes.shapes import band, blob, peak, ribbon, ridge, wedge
 
 _COARSE = 64  # side of the map in which things look for room
+_FAR = {"mountain": 0.10, "hill": 0.16}  # inverse depth of what is behind the ground's end
 
 # Height of a thing at the lower edge of the picture, and its breadth as a share of its height.
 HEIGHT = {
@@ -34,7 +35,8 @@ class Thing:
 
     ``depth`` is 0 at the lower edge and 1 at the horizon. ``outline`` is the shape of ground, water and
     ridges; standing things are shaped by their brush from ``form``, numbers from 0 to 1. ``order`` sorts the
-    painting.
+    painting. ``nearness`` is inverse depth (1 at the ground's lower edge, 0 infinitely far): that at the
+    upper edge of the picture, and how much ground gains from there to the lower edge.
     """
 
     kind: str
@@ -45,6 +47,7 @@ class Thing:
     form: np.ndarray
     outline: np.ndarray | None = None
     order: float = 0.0
+    nearness: tuple[float, float] = (0.0, 0.0)
 
     def points(self, *points: tuple[float, float], flip: float = 1.0) -> np.ndarray:
         """Points given in heights of this thing, (0, 0) at its foot and y up, as points of the picture."""
@@ -77,7 +80,10 @@ class Plan:
         middle = float(np.clip((low + high) / 2, self.horizon, 1))
         depth = 1 - (middle - self.horizon) / (1 - self.horizon)
         x = float(outline[:, 0].mean())
-        thing = Thing(kind, x, float(high), float(high - low), depth, self.rng.random(12), outline, order)
+        gain = 0.78 / (1 - self.horizon)
+        near = (_FAR[kind], 0.0) if kind in _FAR else (0.22 - gain * self.horizon, gain)
+        form = self.rng.random(12)
+        thing = Thing(kind, x, float(high), float(high - low), depth, form, outline, order, near)
         self.things.append(thing)
         if label is not None:
             cv2.fillPoly(self.coarse, [np.rint(outline * _COARSE - 0.5).astype(np.int32)], int(label))
@@ -101,7 +107,8 @@ class Plan:
         hidden.
         """
         y = self.level(nearness)
-        size = HEIGHT[kind.removesuffix("_behind")] * (0.22 + 0.78 * nearness) * self.between(0.88, 1.12)
+        near = 0.22 + 0.78 * nearness  # a thing's inverse depth is the scale at which it is seen
+        size = HEIGHT[kind.removesuffix("_behind")] * near * self.between(0.88, 1.12)
         half = BREADTH[kind] * size / 2
         box = (x - half, y - size, x + half, y)
         if on:
@@ -111,7 +118,7 @@ class Plan:
                     return None
             if any(_hides(box, other) for other in self.boxes):
                 return None
-        thing = Thing(kind, x, y, size, 1 - nearness, self.rng.random(12), order=y)
+        thing = Thing(kind, x, y, size, 1 - nearness, self.rng.random(12), order=y, nearness=(near, 0.0))
         self.things.append(thing)
         self.boxes.append(box)
         return thing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 
 from controlnet.storybook.scenes import backdrop, buildings, figures, ground, plants
@@ -44,11 +45,26 @@ BRUSHES: dict[str, Brush] = {
 }
 
 
-def paint(things: list[Thing], look: Look, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Paint a layout: the picture, uint8 RGB ``[size, size, 3]``, and its map, uint8 ``[size, size]``."""
+def paint(things: list[Thing], look: Look, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Paint a layout.
+
+    Returns:
+        the picture, uint8 RGB ``[size, size, 3]``; its map, uint8 ``[size, size]``; and its inverse depth,
+        float32 ``[size, size]`` from 0 (sky) to 1 (ground at the lower edge).
+    """
     canvas = Canvas(size)
     backdrop.paint_sky(canvas, look)
-    for thing in things:
+    for number, thing in enumerate(things, start=1):
+        canvas.thing = number
         BRUSHES[thing.kind](canvas, thing, look)
     backdrop.paint_weather(canvas, look)
-    return canvas.finish(), canvas.labels
+    return canvas.finish(), canvas.labels, _depth(things, canvas.things)
+
+
+def _depth(things: list[Thing], numbers: np.ndarray) -> np.ndarray:
+    """The inverse depth of every pixel, from the number of its thing (0 for the sky)."""
+    nearness = np.zeros((2, 256), np.float32)
+    nearness[:, 1 : len(things) + 1] = np.array([thing.nearness for thing in things], np.float32).T
+    level, gain = (cv2.LUT(numbers, table) for table in nearness)
+    rows = (np.arange(len(numbers), dtype=np.float32) + 0.5) / len(numbers)
+    return level + gain * rows[:, None]
