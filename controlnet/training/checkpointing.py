@@ -124,8 +124,8 @@ class SaveLast(pl.Callback):
 
     Ctrl-C and SIGTERM let the step finish, save, and end the run cleanly; a second Ctrl-C stops at once. A
     DataError, such as of a picture that broke, gets the checkpoint into its text. What is saved is always the
-    state behind a step, never between two batches of one accumulated gradient. It must come after the callback
-    that averages the weights.
+    state behind a step, never between two batches of one accumulated gradient. It must come after the
+    callback that averages the weights.
 
     Args:
         path: of the checkpoint.

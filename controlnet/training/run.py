@@ -97,11 +97,7 @@ def make_objective(settings: Settings, model: DDPM) -> TrainingObjective:
     """The model's own objective, with what the settings ask for.
 
     Raises:
-<<<<<<< HEAD
         ValueError: the model has no such time step.
-=======
-        SettingsError: the model has no such step.
->>>>>>> strangers
     """
     first, steps = settings.first_time_step, model.num_timesteps
     if first >= steps:
@@ -176,13 +172,8 @@ class TrainingData(pl.LightningDataModule):
         )
 
     def _encode(self, dataset: Any, crop: int | None = None) -> CachedDataset:
-<<<<<<< HEAD
         if not isinstance(self.model, LatentDiffusion) or not isinstance(dataset, ControlDataset):
-            raise ValueError("cache_latents is for data in a folder and models with a frozen VAE.")
-=======
-        if not hasattr(self.model, "first_stage_model") or not isinstance(dataset, ControlDataset):
             raise SettingsError("cache_latents is for data in a folder and models with a frozen VAE.")
->>>>>>> strangers
         folder = Path(self.settings.cache or self.settings.folder / "cache")
         cached = CachedDataset(dataset, self.model, folder, crop)
         training = self.model.training
