@@ -39,6 +39,9 @@ class OpenposeDetector:
             ``body`` runs. Its weights are not read before hands are asked for.
     """
 
+    checkpoint_names = Body.checkpoint_names
+    """File names of the body's weights in ``annotator/ckpts``."""
+
     def __init__(self, body: Body | None = None, hand: Hand | None = None):
         self.body = body or Body()
         self.hand = hand or Hand(device=self.body.device, dtype=self.body.dtype)
@@ -61,6 +64,10 @@ class OpenposeDetector:
         candidate, subset, people = self._find(picture, hand)
         canvas = draw_people(people, *picture.shape[:2])
         return canvas, {"candidate": candidate.tolist(), "subset": subset.tolist()}
+
+    def load(self) -> None:
+        """Load the body's network now rather than with the first picture."""
+        self.body.load()
 
     def people(self, picture: np.ndarray, hand: bool = False) -> list[Person]:
         """The people in a picture, for ``draw_people``; arguments and errors as in a call."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import cv2
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from annotator.util import HWC3, resize_image, resized_shape
+from controlnet.files import find_file
 from controlnet.pictures import PictureSource, read_picture
 
 Hint = np.ndarray
@@ -135,7 +137,7 @@ class Condition:
     interpolation: ClassVar[int] = cv2.INTER_LINEAR
     """How a hint is brought to the size of the result."""
     control_names: ClassVar[tuple[str, ...]] = ()
-    """Names of the condition in files of released controls, ``control_sd15_NAME.pth``; by default its own."""
+    """Stems of files with a released control for Stable Diffusion 1.5, the original's first."""
     hint_dimensions: ClassVar[int] = 2
     """2 for hints ``[H, W]``, 3 for ``[H, W, 3]``."""
     editor: ClassVar[str | None] = None
@@ -209,6 +211,24 @@ class Condition:
     def with_defaults(self, options: Mapping[str, float]) -> dict[str, float]:
         """All options by name, in their order; no check of the values."""
         return {option.name: options.get(option.name, option.default) for option in self.options}
+
+    @classmethod
+    def control_stems(cls) -> tuple[str, ...]:
+        """Stems of files with a released control, best first."""
+        return cls.control_names or (f"control_sd15_{cls.name}", f"control_v11p_sd15_{cls.name}")
+
+    @classmethod
+    def control_files(cls) -> tuple[str, ...]:
+        """Names of such files, best first."""
+        return tuple(f"{stem}{suffix}" for stem in cls.control_stems() for suffix in (".safetensors", ".pth"))
+
+    def missing_weights(self) -> str:
+        """Stem of the file that the detector's network lacks, or nothing where one is there or none is
+        needed.
+        """
+        names = getattr(self.detector, "checkpoint_names", ())
+        there = any(find_file(f"annotator/ckpts/{name}").is_file() for name in names)
+        return "" if there or not names else Path(names[0]).stem
 
     @classmethod
     def checked_options(cls, options: Mapping[str, Any]) -> dict[str, float]:

@@ -22,6 +22,7 @@ class Depth(Condition):
     is_measured = True
     detect_resolution = 384
     detect_label = "Depth resolution"
+    control_names = ("control_sd15_depth", "control_v11f1p_sd15_depth")
     nothing_found = "The depth is the same everywhere: the hint is empty and steers nothing."
 
     def make_detector(self) -> Any:

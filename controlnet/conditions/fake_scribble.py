@@ -18,7 +18,7 @@ class FakeScribble(Hed):
     name = "fake_scribble"
     title = "Scribble from a picture"
     noun = "drawing"
-    control_names = ("scribble",)
+    control_names = ("control_sd15_scribble", "control_v11p_sd15_scribble")
 
     def detect(self, picture: np.ndarray) -> Hint:
         return scribble_of(super().detect(picture))

@@ -19,6 +19,7 @@ class Hed(Condition):
     noun = "edge map"
     is_measured = True
     detect_label = "HED resolution"
+    control_names = ("control_sd15_hed", "control_v11p_sd15_softedge")
     editor = "draw"
     nothing_found = "No edge was found."
 

@@ -31,7 +31,7 @@ class Hough(Condition):
     )  # fmt: skip
     detect_label = "Hough resolution"
     interpolation = cv2.INTER_NEAREST
-    control_names = ("mlsd",)
+    control_names = ("control_sd15_mlsd", "control_v11p_sd15_mlsd")
     editor = "draw"
     nothing_found = "No straight line was found: lower the value threshold."
 

@@ -28,6 +28,7 @@ class Normal(Condition):
     )  # fmt: skip
     detect_resolution = 384
     detect_label = "Normal resolution"
+    control_names = ("control_sd15_normal",)
     hint_dimensions = 3
     nothing_found = (
         "Everything is flat or background: the normal map steers nothing. Lower the background threshold."

@@ -24,11 +24,16 @@ class Scribble(Condition):
         ),
     )  # fmt: skip
     detect_resolution = None
+    control_names = ("control_sd15_scribble", "control_v11p_sd15_scribble")
     editor = "draw"
     nothing_found = "No dark line was found: is the drawing white on black? Then turn on invert."
 
     def load(self) -> None:
         """There is no network."""
+
+    def missing_weights(self) -> str:
+        """Nothing: there is no network."""
+        return ""
 
     def detect(self, picture: np.ndarray, invert: float = 0) -> Hint:
         """uint8 RGB ``[H, W, 3]`` -> uint8 ``[H, W]``."""

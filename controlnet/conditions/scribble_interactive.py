@@ -15,7 +15,6 @@ class ScribbleInteractive(Scribble):
     name = "scribble_interactive"
     title = "Draw it yourself"
     options = ()
-    control_names = ("scribble",)
     nothing_found = "Nothing is drawn yet: the hint is empty and steers nothing."
 
     def detect(self, picture: np.ndarray) -> Hint:
