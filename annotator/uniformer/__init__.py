@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = ROOT / "configs" / "annotator" / "upernet_global_small.py"
 
 
-class UniformerDetector:
-    """Segments pictures with an mmseg network; by default UPerNet on UniFormer-S, as the original does.
+class SegmentationDetector:
+    """Segments pictures with any mmseg network; by default UPerNet on UniFormer-S, as the original does.
 
     Nothing is read before the first picture (or ``load``). One detector may serve several threads.
 
@@ -119,6 +119,10 @@ class UniformerDetector:
             self._pipeline = pipeline
             self._feed_rgb_as_bgr = bool(config.get("feed_rgb_as_bgr", False))
             self.model = model
+
+
+class UniformerDetector(SegmentationDetector):
+    """The original's name for the detector, which its users' scripts import."""
 
 
 def _default_checkpoint(config: Any, config_path: Path) -> Path:

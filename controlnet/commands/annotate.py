@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from annotator.uniformer import UniformerDetector
+from annotator.uniformer import SegmentationDetector
 from controlnet.annotate import annotate_folder
 from controlnet.commands.conditions import add_condition_arguments, condition_options
 from controlnet.conditions import DEFAULT, Condition, all_conditions, find_condition
@@ -84,7 +84,7 @@ def make_condition(options: argparse.Namespace) -> Condition:
     checkpoint, config = options.checkpoint, options.config
     if checkpoint is None and config is None:
         checkpoint, config = default_detector()
-    return known(UniformerDetector(checkpoint, config, options.device, PRECISIONS.get(options.precision)))
+    return known(SegmentationDetector(checkpoint, config, options.device, PRECISIONS.get(options.precision)))
 
 
 def default_detector() -> tuple[Path, Path | None]:

@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 from PIL import Image
 
-from annotator.uniformer import UniformerDetector
+from annotator.uniformer import SegmentationDetector
 from controlnet.evaluate.evaluation import Case, Sampling, detector_score, evaluate, read_cases
 from controlnet.evaluate.grid import sheet
 from controlnet.generation.models import (
@@ -83,7 +83,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         files = known_models().get(options.model) or known_models()["tiny"]
         weights = options.detector_weights or files.detector_weights
         device = find_device(options.device)
-        detector = UniformerDetector(weights, options.detector_config or files.detector_config, device)
+        detector = SegmentationDetector(weights, options.detector_config or files.detector_config, device)
         cases, source = find_cases(options, files.resolution)
         about = {"detector": str(weights), "count": len(cases), **source}
         return about | detector_score(detector, cases)

@@ -20,7 +20,7 @@ from torchmetrics.image import PeakSignalNoiseRatio
 from tqdm import tqdm
 
 from annotator.ade20k import CLASSES, colorize, labels_from_colors
-from annotator.uniformer import UniformerDetector
+from annotator.uniformer import SegmentationDetector
 from annotator.util import resize_image
 from cldm.cldm import ControlLDM
 from controlnet.evaluate.scores import MeanIoU
@@ -142,7 +142,7 @@ def generate_all(
             bar.update(len(batch))
 
 
-def detector_score(detector: UniformerDetector, cases: Sequence[Case]) -> dict[str, Any]:
+def detector_score(detector: SegmentationDetector, cases: Sequence[Case]) -> dict[str, Any]:
     """``detector_miou``, and the score of each class by name."""
     score = MeanIoU()
     for batch in batches_of(cases, 8):
@@ -193,7 +193,7 @@ def by_name(score: MeanIoU) -> dict[str, float]:
 
 def evaluate(
     model: ControlLDM,
-    detector: UniformerDetector,
+    detector: SegmentationDetector,
     cases: Sequence[Case],
     sampling: Sampling,
     keep: int = 0,

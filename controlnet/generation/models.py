@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from annotator.uniformer import UniformerDetector
+from annotator.uniformer import SegmentationDetector
 from controlnet.files import CONFIGS, MODELS, find_file
 from controlnet.generation.generator import Generator
 from ldm.packing import pack_weights
@@ -172,7 +172,7 @@ def load_generator(
             setattr(model, name, buffer.to(target))
     if target.type == "cpu":
         pack_weights(model)
-    detectors = {"seg": UniformerDetector(files.detector_weights, files.detector_config, device=target)}
+    detectors = {"seg": SegmentationDetector(files.detector_weights, files.detector_config, device=target)}
     return Generator(model, detectors, files.name, files.resolution, save_memory, target, files.guidance)
 
 
