@@ -15,7 +15,7 @@ TOLERANCE = 2
 """Lines that lie within this many pixels of each other are the same line."""
 
 _COLORED = 32  # difference of a pixel's channels from which on it is coloured
-_MANY = 0.02  # share of the pixels from which on something is no accident
+_MANY = 0.1  # share of the bright pixels from which on colour is no accident
 
 
 def read_lines(source: PictureSource | np.ndarray, noun: str, soft: bool = False) -> HintReport:
@@ -32,7 +32,7 @@ def read_lines(source: PictureSource | np.ndarray, noun: str, soft: bool = False
     picture = HWC3(source if isinstance(source, np.ndarray) else read_picture(source))
     warnings = []
     spread = picture.max(axis=2).astype(np.int16) - picture.min(axis=2)
-    if (spread > _COLORED).mean() > _MANY:
+    if (spread > _COLORED).sum() > _MANY * max(1, int((picture.max(axis=2) > 127).sum())):
         warnings.append(f"The {noun} has colours; only its brightness counts.")
     grey = picture.max(axis=2)
     if np.median(grey) > 127:
