@@ -86,6 +86,8 @@ def read_cases(folder: Path, count: int | None, size: int, hint_kind: str = "col
         )
     cases = []
     for record in read_records(folder)[:count]:
+        if record.source is None:
+            raise ValueError(f"{folder}: line {record.line} names no map.")
         picture = resize_image(read_picture(record.target), size)
         labels = labels_from_colors(read_hint(record.source, hint_kind))
         height, width = picture.shape[:2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import gradio as gr
 
@@ -15,9 +16,10 @@ from controlnet.page.layout import Parts
 from controlnet.pictures import read_picture
 
 HOUR = 3600  # seconds that temporary files and sessions live
-ON_MODEL = {"concurrency_id": "model", "concurrency_limit": 1}  # one job at a time, whatever it is
-QUIET = {"api_visibility": "private", "show_progress": "hidden"}
-INSTANT = {**QUIET, "queue": False}
+# One job at a time, whatever it is.
+ON_MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+INSTANT: dict[str, Any] = {**QUIET, "queue": False}
 
 TAKE_LINK = "(link, condition) => [window.location.hash, condition]"
 SHOW_LINK = "(link) => { if (link) history.replaceState(null, '', '#' + link); }"

@@ -6,6 +6,7 @@ import argparse
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -40,7 +41,8 @@ def run_training(
     parser.add_argument("settings", nargs="*", help="changed settings, such as max_steps=100 batch_size=8")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings, changes = OmegaConf.load(options.config), OmegaConf.from_dotlist(options.settings)
+    settings = cast(DictConfig, OmegaConf.load(options.config))
+    changes = OmegaConf.from_dotlist(options.settings)
     if unknown := sorted(set(changes) - set(settings)):
         parser.error(f"no such setting: {', '.join(unknown)}; there are {', '.join(settings)}")
-    train(OmegaConf.merge(settings, changes), options.output, options.resume)
+    train(cast(DictConfig, OmegaConf.merge(settings, changes)), options.output, options.resume)

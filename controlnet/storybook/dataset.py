@@ -279,7 +279,8 @@ def _close_ups(scene: Scene, seed: int) -> dict[str, tuple[slice, slice]]:
 def main(arguments: list[str] | None = None) -> None:
     """Command line of ``python -m controlnet.storybook.dataset``."""
     parser = argparse.ArgumentParser(
-        prog="python -m controlnet.storybook.dataset", description=write_dataset.__doc__.split("\n")[0]
+        prog="python -m controlnet.storybook.dataset",
+        description="Write scenes as a data set: maps, pictures and prompts.",
     )
     parser.add_argument("folder", type=Path, help="where to write")
     parser.add_argument("--count", type=int, default=1000, help="number of scenes (default 1000)")

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -138,10 +138,12 @@ def _with_changes(name: str, length: float, changes: dict[str, Any], path: str) 
 
     The file that the setting ``path`` names is given by its full path, so that it is found from any folder.
     """
-    settings = OmegaConf.load(CONFIGS / f"{name}.yaml")
+    settings: Any = OmegaConf.load(CONFIGS / f"{name}.yaml")
     settings = OmegaConf.merge(settings, {key: value for key, value in changes.items() if key in settings})
     steps = max(2, round(settings.max_steps * length))
-    return OmegaConf.merge(settings, {path: str(files.ROOT / settings[path]), "max_steps": steps})
+    return cast(
+        DictConfig, OmegaConf.merge(settings, {path: str(files.ROOT / settings[path]), "max_steps": steps})
+    )
 
 
 def _train_to_the_end(work: Callable[[str | None], object], checkpoint: Path, steps: int) -> None:

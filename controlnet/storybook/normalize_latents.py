@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -51,6 +52,7 @@ def normalize(model: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
         )
     channels = len(mean)
     quant, post = model.quant_conv, model.post_quant_conv
+    assert quant.bias is not None and post.bias is not None
     quant.weight[:channels] /= std[:, None, None, None]
     quant.bias[:channels] = (quant.bias[:channels] - mean) / std
     quant.bias[channels:] -= 2 * std.log()  # the second half is the logarithm of the variance
@@ -62,7 +64,7 @@ def normalize_file(config: Path, source: Path, target: Path, count: int = 200) -
     """Read an autoencoder's weights, normalize its latents over ``count`` scenes, write them; returns mean
     and std.
     """
-    model = create_model(config)
+    model = cast(AutoencoderKL, create_model(config))
     load_into(model, read_state_dict(source), source)
     model.eval()
     statistics = latent_statistics(model, StorybookDataset(first_seed=0, count=count))

@@ -129,7 +129,8 @@ class DetectorTraining(pl.LightningModule):
 
     def __init__(self, network: str, learning_rate: float, weight_decay: float, max_steps: int) -> None:
         super().__init__()
-        self.segmentor = build_segmentor(network).to(memory_format=torch.channels_last)
+        segmentor: Any = build_segmentor  # a Module with more methods than its stubs know
+        self.segmentor = segmentor(network).to(memory_format=torch.channels_last)
         self.learning_rate, self.weight_decay, self.max_steps = learning_rate, weight_decay, max_steps
         self.mean_iou = MeanIoU()
 

@@ -132,7 +132,7 @@ def batch_size_of(batch: dict[str, Any]) -> int:
 
 def describe_batch(trainer: pl.Trainer, batch: Any) -> list[str]:
     """The files of a batch's items, one line each."""
-    dataset = getattr(trainer.train_dataloader, "items", None)
+    dataset: Any = getattr(trainer.train_dataloader, "items", None)
     indices = batch.get("index") if isinstance(batch, dict) else None
     if indices is None or not hasattr(dataset, "describe"):
         return ["(this data set does not say which files its items are made of)"]

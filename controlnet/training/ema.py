@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 
 class _TrainedWeights(pl.LightningModule):
@@ -36,11 +37,14 @@ class TrainedWeightsEMA(EMAWeightAveraging):
         decay: in [0, 1); how much of the average stays at each step.
     """
 
+    # Both are there from `setup` on.
+    _trained: _TrainedWeights
+    _average_model: AveragedModel
+
     def __init__(self, decay: float = 0.999, **options: Any):
         if not 0 <= decay < 1:
             raise ValueError(f"The decay of the average must be in [0, 1), got {decay}.")
         super().__init__(decay=decay, use_buffers=False, **options)
-        self._trained: _TrainedWeights | None = None
         self._in_use = False  # in a validation
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

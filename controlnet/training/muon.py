@@ -74,27 +74,27 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    update(parameter, self.state[parameter], group)
+                    update(parameter, parameter.grad, self.state[parameter], group)
         return loss
 
     @staticmethod
-    def _orthogonal_step(parameter: Tensor, state: dict, group: dict) -> None:
+    def _orthogonal_step(parameter: Tensor, gradient: Tensor, state: dict, group: dict) -> None:
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        average = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-        matrix = parameter.grad.lerp(average, group["momentum"]).flatten(1)  # [out, the rest]
+        average = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+        matrix = gradient.lerp(average, group["momentum"]).flatten(1)  # [out, the rest]
         scale = 0.2 * max(matrix.shape) ** 0.5  # AdamW's usual step has 0.2 per value (root mean square)
         parameter.add_(orthogonalize(matrix).view_as(parameter), alpha=-group["lr"] * scale)
 
     @staticmethod
-    def _adamw_step(parameter: Tensor, state: dict, group: dict) -> None:
+    def _adamw_step(parameter: Tensor, gradient: Tensor, state: dict, group: dict) -> None:
         if not state:
             state["step"] = 0
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         state["step"] += 1
         mean, square, (beta1, beta2) = state["exp_avg"], state["exp_avg_sq"], group["betas"]
-        mean.lerp_(parameter.grad, 1 - beta1)
-        square.mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
+        mean.lerp_(gradient, 1 - beta1)
+        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         spread = (square / (1 - beta2 ** state["step"])).sqrt_().add_(group["eps"])
         parameter.addcdiv_(mean, spread, value=-group["lr"] / (1 - beta1 ** state["step"]))
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 from torch.utils.data import Dataset
@@ -57,6 +57,7 @@ def make_model(settings: Settings) -> TrainedModule:
         ValueError: a setting is for another kind of model.
     """
     torch.manual_seed(settings.seed)
+    model: TrainedModule
     if settings.base is None:
         model = create_model(settings.model)
     else:
@@ -117,8 +118,8 @@ def set_checkpointing(model: nn.Module, whose: str) -> None:
         whose: "none"; "control", the control copy, or in a model without one the whole network; "all".
     """
     trained = model.control_model if isinstance(model, ControlLDM) else model
-    wanted = {"none": [], "control": list(trained.modules()), "all": list(model.modules())}[whose]
-    wanted = set(map(id, wanted))
+    chosen = {"none": [], "control": list(trained.modules()), "all": list(model.modules())}[whose]
+    wanted = set(map(id, chosen))
     for module in model.modules():
         for flag in ("use_checkpoint", "checkpoint"):  # of residual blocks, and of transformer blocks
             if isinstance(getattr(module, flag, None), bool):
@@ -127,6 +128,8 @@ def set_checkpointing(model: nn.Module, whose: str) -> None:
 
 class TrainingData(pl.LightningDataModule):
     """The data sets of a run, checked and if wanted encoded, and their loaders in each process."""
+
+    trainer: pl.Trainer  # Lightning's, from `setup` on
 
     def __init__(self, settings: Settings, model: pl.LightningModule):
         super().__init__()
@@ -158,7 +161,7 @@ class TrainingData(pl.LightningDataModule):
             ".yaml",
             ".yml",
         ):  # names a data set class, such as one that draws its pictures
-            return instantiate_from_config(OmegaConf.load(folder))
+            return instantiate_from_config(cast(DictConfig, OmegaConf.load(folder)))
         return ControlDataset(
             folder,
             s.resolution,
@@ -224,7 +227,7 @@ def make_trainer(settings: Settings, model: pl.LightningModule, *extra_callbacks
         devices=int(settings.devices) if settings.devices.isdigit() else settings.devices,
         num_nodes=settings.num_nodes,
         strategy=settings.strategy,
-        precision=settings.precision,
+        precision=cast(Any, settings.precision),  # one of PRECISIONS, which settings check
         max_steps=settings.max_steps,
         max_epochs=settings.max_epochs,
         accumulate_grad_batches=settings.accumulate,

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -181,7 +181,7 @@ class Settings:
         """
         try:
             merged = OmegaConf.merge(OmegaConf.structured(self), OmegaConf.load(path))
-            return OmegaConf.to_object(merged)
+            return cast(Settings, OmegaConf.to_object(merged))
         except (OSError, YAMLError, OmegaConfBaseException) as error:
             raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from cldm.cldm import ControlLDM
 from controlnet.training.callbacks import batch_size_of
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class ControlGap(pl.Callback):
     def on_validation_batch_end(
         self,
         trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
+        pl_module: ControlLDM,
         outputs: Any,
         batch: dict[str, Any],
         batch_idx: int,

@@ -99,7 +99,9 @@ def a_person(dx: float = 0.0) -> Person:
 
 def test_joints_are_read_off_a_skeleton():
     picture = draw_people([a_person()], 140, 128)
-    found = {part: (x, y) for part, x, y, _ in joints_of(picture) if 1 <= part < 14}  # a face's joints overlap
+    found = {
+        part: (x, y) for part, x, y, _ in joints_of(picture) if 1 <= part < 14
+    }  # a face's joints overlap
     assert len(found) == 13
     for part, (x, y) in found.items():
         assert np.hypot(x - a_person().keypoints[part].x, y - a_person().keypoints[part].y) < 4, part

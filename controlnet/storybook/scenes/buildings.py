@@ -119,6 +119,7 @@ def paint_building(canvas: Canvas, thing: Thing, look: Look) -> None:
         thing.points(*_box(half * 0.62, 0, half, top), flip=-side), look.lit(scaled(wall, 0.84), depth)
     )
     roof = SNOW if look.is_winter else mix((112, 84, 84), wall, 0.15)
+    outline: tuple[tuple[float, float], ...]
     if form[2] < 0.5:
         outline = ((-half - 0.03, top), (-half * 0.66, 0.98), (half * 0.66, 0.98), (half + 0.03, top))
     else:

@@ -77,13 +77,14 @@ class Canvas:
         128).
         """
         height, width = coverage.shape
+        flat: np.ndarray
         if isinstance(paint, tuple):
-            paint = np.array([paint], np.int16).repeat(width, 0).reshape(-1)
+            flat = np.array([paint], np.int16).repeat(width, 0).reshape(-1)
         else:
-            paint = paint.reshape(height, -1)
+            flat = paint.reshape(height, -1)
         # Rows of 3 * width numbers: NumPy is slow wherever its innermost axis is the three channels.
         part = self.picture[window].astype(np.int16).reshape(height, -1)
-        step = paint - part
+        step: np.ndarray = flat - part
         step *= cv2.merge((coverage, coverage, coverage)).reshape(height, -1)
         step >>= 7
         part += step
@@ -104,7 +105,8 @@ class Canvas:
         if not coverage.size:
             return coverage, window
         rows, columns = coverage.shape
-        ramp = np.float32(top) + (np.float32(bottom) - np.float32(top)) * _steps(rows)
+        first, last = np.array([top, bottom], np.float32)
+        ramp = first + (last - first) * _steps(rows)
         paint = cv2.resize(ramp.astype(np.int16)[:, None], (columns, rows), interpolation=cv2.INTER_NEAREST)
         if grain:
             paint += _strokes(self.size, grain)[window]
@@ -190,15 +192,15 @@ def clouds() -> list[np.ndarray]:
             reach = rng.uniform(14, 38) * (1 - abs(x - 128) / 150)
             cv2.circle(sprite, (int(x), int(96 - reach * 0.7)), max(4, int(reach)), 255, -1)
         sprite[98:] = 0
-        sprite = cv2.GaussianBlur(sprite, (0, 0), 5)
-        sprites.append(cv2.resize(sprite, (128, 64), interpolation=cv2.INTER_AREA))
+        soft = cv2.GaussianBlur(sprite, (0, 0), 5)
+        sprites.append(cv2.resize(soft, (128, 64), interpolation=cv2.INTER_AREA))
     return sprites
 
 
 def _noise(size: int, cells: int, seed: int) -> np.ndarray:
     """Smooth noise of standard deviation 1, float32 ``[size, size]``, about ``cells`` bumps a side."""
-    field = np.random.default_rng(seed).standard_normal((cells, cells)).astype(np.float32)
-    field = cv2.resize(field, (size, size), interpolation=cv2.INTER_CUBIC)
+    bumps = np.random.default_rng(seed).standard_normal((cells, cells)).astype(np.float32)
+    field = cv2.resize(bumps, (size, size), interpolation=cv2.INTER_CUBIC)
     return field / field.std()
 
 

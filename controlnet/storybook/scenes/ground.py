@@ -174,8 +174,7 @@ def _water(
     rows, columns = window
     height = min(rows.stop - rows.start, rows.start)
     if height > 4:
-        above = canvas.picture[rows.start - height : rows.start, columns][::-1]
-        above = cv2.blur(above, (5, 7))
+        above = cv2.blur(canvas.picture[rows.start - height : rows.start, columns][::-1], (5, 7))
         fade = np.linspace(mirror, mirror * 0.25, height)[:, None]
         share = (coverage[:height] * fade).astype(np.int16)
         canvas.blend(share, (slice(rows.start, rows.start + height), columns), above.astype(np.int16))

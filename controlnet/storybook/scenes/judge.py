@@ -70,7 +70,7 @@ def judge(picture: np.ndarray, labels: np.ndarray) -> dict[str, str | None]:
     seen: dict[str, str | None] = dict.fromkeys(told)
     time = _time(picture[labels == Label.SKY]) if told["time"] else "day"
     seen["time"] = time if told["time"] else None
-    light = np.float32(LIGHT[time])
+    light = np.array(LIGHT[time], np.float32)
     if told["season"]:
         seen["season"] = _season(picture, labels, light)
     for name, (label, paints) in _PAINTS.items():
@@ -102,7 +102,7 @@ def _season(picture: np.ndarray, labels: np.ndarray, light: np.ndarray) -> str:
     if np.linalg.norm(hue) < _SNOWY:
         return "winter"
     closeness = {s: max(float(hue @ _direction(c)) for c in references[s]) for s in SEASONS if s != "winter"}
-    return max(closeness, key=closeness.get)
+    return max(closeness, key=lambda season: closeness[season])
 
 
 def _walls(region: np.ndarray) -> np.ndarray:
@@ -140,5 +140,5 @@ def _hue(pixels: np.ndarray) -> np.ndarray:
 
 
 def _direction(colour: Colour) -> np.ndarray:
-    hue = _hue(np.float32(colour))
+    hue = _hue(np.array(colour, np.float32))
     return hue / np.linalg.norm(hue)

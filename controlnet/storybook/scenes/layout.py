@@ -34,9 +34,9 @@ class Thing:
     """One thing of a scene: a brush (``kind``), a foot (``x``, ``y``), a height (``size``) and a shape.
 
     ``depth`` is 0 at the lower edge and 1 at the horizon. ``outline`` is the shape of ground, water and
-    ridges; standing things are shaped by their brush from ``form``, numbers from 0 to 1. ``order`` sorts the
-    painting. ``nearness`` is inverse depth (1 at the ground's lower edge, 0 infinitely far): that at the
-    upper edge of the picture, and how much ground gains from there to the lower edge.
+    ridges; standing things have none, and are shaped by their brush from ``form``, numbers from 0 to 1.
+    ``order`` sorts the painting. ``nearness`` is inverse depth (1 at the ground's lower edge, 0 infinitely
+    far): that at the upper edge of the picture, and how much ground gains from there to the lower edge.
     """
 
     kind: str
@@ -45,11 +45,11 @@ class Thing:
     size: float
     depth: float
     form: np.ndarray
-    outline: np.ndarray | None = None
+    outline: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
     order: float = 0.0
     nearness: tuple[float, float] = (0.0, 0.0)
 
-    def points(self, *points: tuple[float, float], flip: float = 1.0) -> np.ndarray:
+    def points(self, *points: tuple[float, float] | np.ndarray, flip: float = 1.0) -> np.ndarray:
         """Points given in heights of this thing, (0, 0) at its foot and y up, as points of the picture."""
         return np.array(points) * (self.size * flip, -self.size) + (self.x, self.y)
 
@@ -191,7 +191,7 @@ def _coast(plan: Plan) -> None:
     left, right = plan.between(0.25, 0.6), plan.between(0.25, 0.6)
     width = plan.between(0.18, 0.34)
     shore = (plan.level(left), plan.level(right))
-    inland = tuple(y + width * plan.between(0.8, 1.2) for y in shore)
+    inland = (shore[0] + width * plan.between(0.8, 1.2), shore[1] + width * plan.between(0.8, 1.2))
     plan.spread("sand", band(plan.rng, (plan.horizon + 0.01,) * 2, inland, 0.02), Label.SAND)
     sea = band(plan.rng, (plan.horizon + 0.002,) * 2, shore, 0.012)
     plan.spread("sea", sea, Label.SEA, order=plan.horizon)
@@ -257,6 +257,7 @@ def _bridge(plan: Plan, river: np.ndarray) -> None:
     half = len(river) // 2
     left, right = (np.interp(y, bank[:, 1], bank[:, 0]) for bank in (river[:half], river[half:][::-1]))
     thing = plan.place("bridge", float(left + right) / 2, near)
+    assert thing is not None  # it may stand on any ground
     size = max(float(right - left) * 1.35, 0.2) / BREADTH["bridge"]
     plan.things[-1] = replace(thing, size=size)
     plan.boxes[-1] = (thing.x - size, y - size, thing.x + size, y)

@@ -134,7 +134,8 @@ class Look:
     @cached_property
     def light(self) -> tuple[float, float, float]:
         """Factors for red, green and blue that the hour and the weather leave of a colour."""
-        return tuple(factor * BRIGHTNESS[self.weather] for factor in LIGHT[self.time])
+        red, green, blue = (factor * BRIGHTNESS[self.weather] for factor in LIGHT[self.time])
+        return red, green, blue
 
     @cached_property
     def haze(self) -> Colour:
@@ -159,7 +160,8 @@ class Look:
         covered = COVER[self.weather]
         pairs = zip(CLEAR_SKY[self.time], COVERED_SKY[self.time], strict=True)
         factor = 0.5 + 0.5 * BRIGHTNESS[self.weather]
-        return tuple(scaled(mix(clear, grey, covered), factor) for clear, grey in pairs)
+        top, middle, bottom = (scaled(mix(clear, grey, covered), factor) for clear, grey in pairs)
+        return top, middle, bottom
 
     def side(self, x: float) -> float:
         """1.0 if the light falls on something at ``x`` from the right, -1.0 if from the left."""

@@ -91,12 +91,12 @@ def describe(
     where = [_pick(rng, PLACE_WORDS[place])] if rng.random() < 0.6 else []
     spoken = (("time", TIME_WORDS, 0.8), ("season", SEASON_WORDS, 0.75), ("weather", WEATHER_WORDS, 0.55))
     how = [
-        _pick(rng, words[attributes[name]])
+        _pick(rng, words[value])
         for name, words, share in spoken
-        if attributes.get(name) and rng.random() < share
+        if (value := attributes.get(name)) and rng.random() < share
     ]
-    if counts.get("tree") and attributes.get("season") and rng.random() < 0.2:
-        how.append(_pick(rng, TREE_WORDS[attributes["season"]]))
+    if counts.get("tree") and (season := attributes.get("season")) and rng.random() < 0.2:
+        how.append(_pick(rng, TREE_WORDS[season]))
     style = rng.random()
     if style < 0.45:  # a sentence: things, place, then how it looks
         joins = bool(how) and how[0].split()[0] in _PREPOSITIONS

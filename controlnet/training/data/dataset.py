@@ -22,7 +22,7 @@ class Draw(NamedTuple):
     the item is made, and after a resume.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple has a method of this name, which nobody needs here
     position: int
 
 
@@ -96,6 +96,7 @@ class ControlDataset(Dataset):
         if resolution is None and sizes is None:
             return [None] * len(self.records)
         if resolution is None:
+            assert sizes is not None
             odd = np.flatnonzero((sizes % MULTIPLE).any(axis=1))
             if len(odd):
                 height, width = sizes[odd[0]]
@@ -103,10 +104,11 @@ class ControlDataset(Dataset):
                     f"{len(odd)} pictures have sides that are no multiples of {MULTIPLE}, the first is "
                     f"{self.describe(odd[0])} with {width}x{height} pixels: give a resolution to resize to."
                 )
-            return [tuple(size) for size in sizes.tolist()]
+            return [(height, width) for height, width in sizes.tolist()]
         if not buckets:
-            square = make_buckets(resolution, max_aspect=1.0)
-            return square * len(self.records)
+            (square,) = make_buckets(resolution, max_aspect=1.0)
+            return [square] * len(self.records)
+        assert sizes is not None  # buckets are never without a check
         shapes = make_buckets(resolution)
         return [shapes[bucket] for bucket in assign_buckets(sizes, shapes)]
 
@@ -151,8 +153,9 @@ class ControlDataset(Dataset):
         return hint.astype(np.float32) / 255.0
 
     def _prepare(self, picture: np.ndarray, index: int, mirrored: bool, nearest: bool = False) -> np.ndarray:
-        if self.shapes[index] is not None:
-            picture = fit(picture, *self.shapes[index], nearest=nearest)
+        shape = self.shapes[index]
+        if shape is not None:
+            picture = fit(picture, *shape, nearest=nearest)
         return picture[:, ::-1] if mirrored else picture
 
     def __getitem__(self, key: int | Draw) -> dict[str, Any]:

@@ -192,7 +192,7 @@ class ResumableLoader(DataLoader):
 
 
 def make_loader(
-    dataset: Dataset,
+    dataset: Any,
     batch_size: int,
     *,
     seed: int = 0,
@@ -204,8 +204,9 @@ def make_loader(
     accumulate: int = 1,
     hand_out_broken: bool = False,
 ) -> ResumableLoader:
-    """The loader for a data set whose ``shapes`` attribute, if it has one, says which items may share a
-    batch.
+    """The loader for a torch data set with a length.
+
+    Its ``shapes`` attribute, if it has one, says which items may share a batch: those of equal shape.
     """
     shapes = getattr(dataset, "shapes", None) or [None] * len(dataset)
     stream = BatchStream(

@@ -214,8 +214,9 @@ def check_pictures(
 def _check_record(
     record: Record, fault: Callable[[str], Fault], hint_kind: str
 ) -> tuple[tuple[int, int], list[Fault]]:
-    sizes, faults = {}, []
-    readers = {record.target: read_picture}
+    sizes: dict[Path, tuple[int, ...]] = {}
+    faults: list[Fault] = []
+    readers: dict[Path, Callable[[Path], np.ndarray]] = {record.target: read_picture}
     if record.source is not None:
         readers[record.source] = lambda path: read_hint(path, hint_kind)
     for path, read in readers.items():
@@ -223,7 +224,7 @@ def _check_record(
             sizes[path] = read(path).shape[:2]
         except PictureError as error:
             faults.append(fault(f"{path}: {error.reason}"))
-    if len(set(sizes.values())) > 1:
+    if record.source is not None and len(set(sizes.values())) > 1:
         (height, width), (hint_height, hint_width) = sizes[record.target], sizes[record.source]
         faults.append(
             fault(
@@ -231,4 +232,5 @@ def _check_record(
                 f"{hint_width}x{hint_height}"
             )
         )
-    return sizes.get(record.target, (0, 0)), faults
+    height, width = sizes.get(record.target, (0, 0))
+    return (height, width), faults
