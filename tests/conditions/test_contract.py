@@ -115,3 +115,17 @@ def test_requests_take_it_with_its_options(condition: Condition, picture: np.nda
 def test_conditions_that_do_not_exist_are_named_with_those_that_do():
     with pytest.raises(ConditionError, match=r"no condition 'sketch'; known are canny, depth"):
         find_condition("sketch")
+
+
+def test_every_condition_has_an_example():
+    from controlnet.files import EXAMPLES
+    from controlnet.page.examples import load_examples
+
+    examples = load_examples(EXAMPLES)
+    assert {example.condition for example in examples} == set(all_conditions())
+    for example in examples:
+        assert example.picture.is_file()
+        if example.hint is not None:
+            find_condition(example.condition).check(
+                find_condition(example.condition)().read(str(example.hint)).hint
+            )
