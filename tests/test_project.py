@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
 
@@ -285,3 +286,9 @@ def test_guides_name_only_files_that_exist(name):
     run = re.findall(r"^(?:[\w./-]*python )?([\w/-]+\.py)\b", readme, re.MULTILINE)
     assert len(links) > 10 or name == "CHANGELOG.md"
     assert [path for path in [*links, *run] if not (ROOT / path).exists()] == []
+
+
+def test_the_example_of_golden_data_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    with torch.no_grad():
+        exec(compile(example, "CONTRIBUTING.md", "exec"), {})
