@@ -25,11 +25,11 @@ class ControlledUnetModel(UNetModel):
     def forward(
         self,
         x: torch.Tensor,
-        timesteps: torch.Tensor | None = None,
+        timesteps: torch.Tensor,
         context: torch.Tensor | None = None,
         control: Sequence[torch.Tensor] | None = None,
         only_mid_control: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """Predict from a noisy latent.
 
@@ -130,7 +130,7 @@ class ControlNet(UNetParts):
         timesteps: torch.Tensor,
         context: torch.Tensor,
         hint_embedding: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> list[torch.Tensor]:
         """Outputs to be added to the UNet's skip connections, from first to last, and then to its middle
         block.
@@ -142,7 +142,11 @@ class ControlNet(UNetParts):
             context: text embedding ``[B, M, context_dim]``.
             hint_embedding: `embed_hint`'s result, where it is there already; ``hint`` may then be None.
         """
-        guided = self.embed_hint(hint) if hint_embedding is None else hint_embedding  # [B, C, H, W]
+        guided = hint_embedding  # [B, C, H, W]
+        if guided is None:
+            if hint is None:
+                raise ValueError("got no hint; give one, or what embed_hint makes of it")
+            guided = self.embed_hint(hint)
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(self.dtype))
         h, context = x.to(self.dtype), context.to(self.dtype)
         if guided.shape[-2:] != h.shape[-2:]:
@@ -150,7 +154,7 @@ class ControlNet(UNetParts):
                 f"the hint gives {tuple(guided.shape[-2:])} and the latent is {tuple(h.shape[-2:])}: "
                 "the hint's sides must be 8 times the latent's"
             )
-        outputs = []
+        outputs: list[torch.Tensor] = []
         for block, zero_conv in zip(self.input_blocks, self.zero_convs, strict=True):
             h = block(h, emb, context)  # [B, C, H / 2^level, W / 2^level]
             if not outputs:
@@ -180,8 +184,8 @@ class ControlLDM(LatentDiffusion):
         control_stage_config: Mapping[str, Any],
         control_key: str,
         only_mid_control: bool,
-        *args,
-        **kwargs,
+        *args: Any,
+        **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
         self.control_model = instantiate_from_config(control_stage_config)
@@ -192,7 +196,7 @@ class ControlLDM(LatentDiffusion):
 
     @torch.no_grad()
     def get_input(
-        self, batch: Mapping[str, Any], k: str, bs: int | None = None, *args, **kwargs
+        self, batch: Mapping[str, Any], k: str, bs: int | None = None, *args: Any, **kwargs: Any
     ) -> tuple[Any, ...]:
         """A batch from the loader -> latents ``[B, 4, H/8, W/8]``, the condition, and what else is asked for.
 
@@ -202,13 +206,14 @@ class ControlLDM(LatentDiffusion):
             bs: take the first ``bs`` items only.
             others: see `LatentDiffusion.get_input`.
         """
-        latent, context, *others = super().get_input(batch, self.first_stage_key, *args, bs=bs, **kwargs)
+        kwargs = {**kwargs, "bs": bs}
+        latent, context, *others = super().get_input(batch, self.first_stage_key, *args, **kwargs)
         hint = torch.as_tensor(batch[self.control_key])[:bs].to(latent.device)
         hint = hint.permute(0, 3, 1, 2).to(memory_format=torch.contiguous_format).float()  # [B, 3, H, W]
         return latent, {"c_crossattn": [context], "c_concat": [hint]}, *others
 
     def apply_model(
-        self, x_noisy: torch.Tensor, t: torch.Tensor, cond: Mapping[str, Any], *args, **kwargs
+        self, x_noisy: torch.Tensor, t: torch.Tensor, cond: Mapping[str, Any], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         """The steered UNet's output for noisy latents ``[B, 4, h, w]`` at time steps ``[B]``.
 
@@ -279,7 +284,7 @@ class ControlLDM(LatentDiffusion):
         unconditional_guidance_scale: float = 9.0,
         unconditional_guidance_label: str | None = None,
         use_ema_scope: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> dict[str, torch.Tensor]:
         """Pictures that show how training goes, float ``[B, 3, H, W]`` in [-1, 1], by name.
 

@@ -80,7 +80,7 @@ class ImageLogger(pl.Callback):
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ):
+    ) -> None:
         # Before the step: at step N the weights are those after N updates.
         check_idx = batch_idx if self.log_on_batch_idx else trainer.global_step
         is_new = self.log_on_batch_idx or check_idx != self._last_logged  # accumulation repeats a step
@@ -109,11 +109,12 @@ class ImageLogger(pl.Callback):
         """
         trained = [module for module in pl_module.modules() if module.training]
         accelerators = [pl_module.device.index or 0] if pl_module.device.type == "cuda" else []
+        log_images: Any = pl_module.log_images
         pl_module.eval()
         try:
             with torch.random.fork_rng(devices=accelerators), torch.no_grad():
                 torch.manual_seed(self.seed)
-                images = pl_module.log_images(batch, **{"N": self.max_images, **self.log_images_kwargs})
+                images = log_images(batch, **{"N": self.max_images, **self.log_images_kwargs})
         finally:
             for module in trained:  # not pl_module.train(): some parts may be in eval mode for good
                 module.training = True

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -33,7 +33,7 @@ HARMLESS_KEYS = ("model_ema.*", "first_stage_model.loss.*", "*.position_ids")
 
 _CONTEXT_WEIGHT = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 _FIRST_WEIGHT = "model.diffusion_model.input_blocks.0.0.weight"
-_VERSIONS = {
+_VERSIONS: dict[int | None, str] = {
     768: "Stable Diffusion 1.x, models/cldm_v15.yaml",
     1024: "Stable Diffusion 2.x, models/cldm_v21.yaml",
 }
@@ -119,7 +119,7 @@ def load_config(config_path: str | Path) -> DictConfig:
     except (OSError, YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{config_path}: cannot be read as a model definition: {error}") from error
     model = config.get("model") if isinstance(config, DictConfig) else None
-    if not isinstance(model, DictConfig) or "target" not in model:
+    if not isinstance(config, DictConfig) or not isinstance(model, DictConfig) or "target" not in model:
         raise ValueError(f"{config_path}: no model definition; expected `model:` with a `target:` in it")
     return config
 
@@ -137,7 +137,7 @@ def parameters_on_meta() -> Iterator[None]:
             return None  # leaves it as it is
         return nn.Parameter(parameter.data.to("meta"), requires_grad=parameter.requires_grad)
 
-    hook = register_module_parameter_registration_hook(to_meta)
+    hook = register_module_parameter_registration_hook(cast(Any, to_meta))  # its stubs know no result
     try:
         yield
     finally:

@@ -4,10 +4,10 @@ files of others are opened.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 from ldm.files import ROOT, find_file, home
 
@@ -18,7 +18,7 @@ CONFIGS = ROOT / "configs"
 EXAMPLES = ROOT / "examples"
 
 
-def open_regular(path: str | os.PathLike) -> BinaryIO:
+def open_regular(path: str | os.PathLike) -> io.BufferedReader:
     """Open a file for reading bytes, if it is one: a pipe would wait forever, ``/dev/zero`` never ends.
 
     Raises:

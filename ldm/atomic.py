@@ -15,7 +15,7 @@ except ImportError:  # Windows, where a file that is open cannot be deleted: tha
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path to write to; it replaces ``path`` when the block ends, and only if it ends well.
 
     The temporary file lies in the same folder (so the same file system) and keeps the suffix. After an

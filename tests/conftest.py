@@ -23,6 +23,8 @@ import numpy as np
 import pytest
 import torch
 
+import ldm  # noqa: F401 - makes torchvision importable, which Lightning imports
+
 if "OMP_NUM_THREADS" not in os.environ:
     torch.set_num_threads(min(2, os.cpu_count() or 1))
 

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
 
@@ -277,10 +278,17 @@ def test_git_ignores_downloads_and_keeps_our_own_weights(path, ignored):
     assert git("check-ignore", "--quiet", "--no-index", path).returncode == (0 if ignored else 1)
 
 
-def test_readme_names_only_files_that_exist():
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_guides_name_only_files_that_exist(name):
     """Links, pictures, and what the commands run."""
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / name).read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", readme) if "://" not in link]
     run = re.findall(r"^(?:[\w./-]*python )?([\w/-]+\.py)\b", readme, re.MULTILINE)
-    assert len(links) > 10
+    assert len(links) > 10 or name == "CHANGELOG.md"
     assert [path for path in [*links, *run] if not (ROOT / path).exists()] == []
+
+
+def test_the_example_of_golden_data_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    with torch.no_grad():
+        exec(compile(example, "CONTRIBUTING.md", "exec"), {})

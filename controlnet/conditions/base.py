@@ -206,7 +206,8 @@ class Condition:
         found = self.detect(
             resize_image(picture, detect_resolution or self.detect_resolution), **self.with_defaults(options)
         )
-        return self.fit(found, *resized_shape(*picture.shape[:2], image_resolution))
+        height, width = picture.shape[:2]
+        return self.fit(found, *resized_shape(height, width, image_resolution))
 
     def with_defaults(self, options: Mapping[str, float]) -> dict[str, float]:
         """All options by name, in their order; no check of the values."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from controlnet.conditions.base import Condition, Hint, HintReport, Option
@@ -17,7 +19,7 @@ class Scribble(Condition):
     name = "scribble"
     title = "Scribble"
     noun = "drawing"
-    options = (
+    options: ClassVar[tuple[Option, ...]] = (
         Option(
             "invert", "White lines on black", default=0, low=0, high=1, original=False,
             help="The picture is a drawing in white on a dark ground.",

@@ -121,7 +121,8 @@ def run_jobs(task: GenerateJobs, trainer: pl.Trainer) -> list[dict[str, Any]]:
     todo = [index for index, job in enumerate(task.jobs) if not is_done(task, job, done.get(job.name))]
     logger.info("%d of %d jobs are done already.", len(task.jobs) - len(todo), len(task.jobs))
     if todo:
-        trainer.predict(task, DataLoader(todo), return_predictions=False)
+        numbers: Any = todo  # a list will do as a data set
+        trainer.predict(task, DataLoader(numbers), return_predictions=False)
         trainer.strategy.barrier()
     if trainer.is_global_zero:
         return merge_manifest(task.folder, [job.name for job in task.jobs])

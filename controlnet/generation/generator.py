@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from controlnet.generation.controls import Controls
 from controlnet.generation.memory import MemorySaver, attempt, smaller_sizes
 from controlnet.generation.packing import pack_hint
 from controlnet.generation.png import metadata_text
-from controlnet.generation.request import Request, RequestError, default_detect_resolution
+from controlnet.generation.request import Request, RequestError, default_detect_resolution, definite
 from controlnet.generation.sampling import control_scales, guided_conditions, sample_latents, to_uint8
 
 logger = logging.getLogger(__name__)
@@ -103,13 +103,13 @@ class Generator:
     name: str = ""
     resolution: int = 512
     save_memory: bool = False
-    device: torch.device | None = None
+    device: torch.device = None  # type: ignore[assignment]  # the model's own, from __post_init__ on
     guidance: float = 9.0
     controls: Controls = field(default_factory=Controls)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _conditions: dict[str, Condition] = field(default_factory=dict, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.device = torch.device(self.device or self.model.device)
 
     def condition(self, name: str = DEFAULT) -> Condition:
@@ -193,7 +193,10 @@ class Generator:
             return condition.fit(request.hint, height, width)
         try:
             return condition.hint(
-                request.input_image, request.image_resolution, request.detect_resolution, **request.options
+                definite(request.input_image),
+                definite(request.image_resolution),
+                request.detect_resolution,
+                **request.options,
             )
         except ValueError as error:
             raise RequestError(str(error)) from error
@@ -203,7 +206,7 @@ class Generator:
         if not condition.is_measured:
             return None
         if condition.detect_resolution is not None:
-            picture = resized(picture, request.detect_resolution)
+            picture = resized(picture, definite(request.detect_resolution))
         found = condition.detect(picture, **request.options)
         return condition.score(hint, condition.fit(found, *hint.shape[:2]))
 
@@ -223,13 +226,13 @@ class Generator:
 
     def _what_fits(self, request: Request) -> str:
         """Find by trial, one step each, what could be asked for instead."""
-        for num_samples, resolution in smaller_sizes(request.num_samples, request.image_resolution):
+        for num_samples, resolution in smaller_sizes(request.num_samples, definite(request.image_resolution)):
             trial = replace(
                 request, num_samples=num_samples, image_resolution=resolution, ddim_steps=1, eta=0.0
             )
             width, height = result_size(trial)
             control = np.zeros((height, width, 3), np.uint8)
-            if attempt(lambda t=trial, c=control: self._sample(t, c, None, True, tiled=True)) is not None:
+            if attempt(partial(self._sample, trial, control, None, True, tiled=True)) is not None:
                 return f"num_samples {num_samples} at image_resolution {resolution} would fit"
         return "nor do smaller sizes: free some memory first"
 
@@ -262,10 +265,10 @@ class Generator:
                     cond,
                     uncond,
                     steps=request.ddim_steps,
-                    scale=request.scale,
+                    scale=definite(request.scale),
                     eta=request.eta,
                     generator=noise_generators(request, self.device),
-                    on_step=watcher and (lambda sampler: watcher.bound_to(sampler, saver)),
+                    on_step=None if watcher is None else partial(watcher.bound_to, saver=saver),
                 )
             with saver.working(model.first_stage_model):
                 pictures = saver.decode(latents)  # [N, 3, H, W]
@@ -321,13 +324,13 @@ def result_size(request: Request) -> tuple[int, int]:
     A hint without a picture keeps its own size where that is one the resolution allows, since rounding the
     sides of a rounded size could end elsewhere.
     """
-    source = request.input_image if request.input_image is not None else request.hint
-    height, width = source.shape[:2]
-    short = round(request.image_resolution / 64) * 64
+    height, width = definite(request.hint if request.input_image is None else request.input_image).shape[:2]
+    resolution = definite(request.image_resolution)
+    short = round(resolution / 64) * 64
     if request.input_image is None and min(height, width) == short and height % 64 == 0 and width % 64 == 0:
         return width, height
     try:
-        height, width = resized_shape(height, width, request.image_resolution)
+        height, width = resized_shape(height, width, resolution)
     except ValueError as error:
         raise RequestError(str(error)) from error
     return width, height

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from cldm.cldm import ControlLDM
 from ldm.modules.attention import set_attention_slice
 
 T = TypeVar("T")
@@ -19,7 +20,7 @@ class MemorySaver:
     """What a run does to save memory, for as long as the ``with`` block lasts; nothing unless ``enabled``.
 
     Args:
-        model: a ``ControlLDM``.
+        model: on its device, or where it rests.
         device: where the networks work.
         enabled: attention one head at a time, and on a GPU only the networks at work are there.
         tiled: decode one picture at a time, in tiles.
@@ -28,7 +29,7 @@ class MemorySaver:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: ControlLDM,
         device: torch.device,
         enabled: bool,
         tiled: bool = False,
@@ -96,12 +97,13 @@ def decode_tiled(
     height, width = latents.shape[-2:]
     if max(height, width) <= tile:
         return decode(latents)
-    total = weights = None
+    total: Tensor | None = None
+    weights: Tensor | None = None
     for top in _tile_starts(height, tile, overlap):
         for left in _tile_starts(width, tile, overlap):
             piece = decode(latents[..., top : top + tile, left : left + tile])  # [N, 3, f*tile, f*tile]
             factor = piece.shape[-1] // min(tile, width)
-            if total is None:
+            if total is None or weights is None:
                 total = piece.new_zeros((*piece.shape[:2], height * factor, width * factor))
                 weights = piece.new_zeros((1, 1, height * factor, width * factor))
             window = _window(piece, overlap * factor)
@@ -109,6 +111,7 @@ def decode_tiled(
             columns = slice(left * factor, left * factor + piece.shape[-1])
             total[..., rows, columns] += piece * window
             weights[..., rows, columns] += window
+    assert total is not None and weights is not None
     return total / weights
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from controlnet.generation.packing import unpack_hint
 from controlnet.generation.request import Request, RequestError, request_from_settings
@@ -43,7 +43,7 @@ def to_pil(picture: np.ndarray, metadata: str | None = None) -> Image.Image:
     """uint8 RGB ``[H, W, 3]`` or grey ``[H, W]`` -> a Pillow picture whose ``info`` holds the metadata."""
     image = Image.fromarray(picture)
     if metadata is not None:
-        image.info |= _chunks(metadata)
+        image.info.update(_chunks(metadata))
     return image
 
 
@@ -77,7 +77,8 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     """
     try:
         with Image.open(path, formats=("PNG",)) as image:
-            texts = image.text  # reads on to the end of the file, where text may also stand
+            png = cast(PngImageFile, image)
+            texts = png.text  # reads on to the end of the file, where text may also stand
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise RequestError(f"{path}: cannot be read as a PNG ({error}).") from error
     if METADATA_KEY not in texts:

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -98,7 +98,7 @@ class Request:
     condition: str = DEFAULT
     options: Mapping[str, float] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in _TEXTS:
             if not isinstance(getattr(self, name), str):
                 raise RequestError(f"{name} must be text, got {getattr(self, name)!r}.")
@@ -146,7 +146,7 @@ class Request:
             resolution: the short side that the model was trained at, in pixels.
             guidance: the model's own scale.
         """
-        given = {
+        given: dict[str, Any] = {
             "image_resolution": resolution,
             "detect_resolution": default_detect_resolution(find_condition(self.condition), resolution),
             "scale": guidance,
@@ -165,7 +165,16 @@ class Request:
         return {name: getattr(self, name) for name in setting_names()}
 
 
-def default_detect_resolution(condition: type[Condition], resolution: int) -> int:
+_Setting = TypeVar("_Setting")
+
+
+def definite(value: _Setting | None) -> _Setting:
+    """A setting that `Request.for_model` has completed, so that it is not None."""
+    assert value is not None
+    return value
+
+
+def default_detect_resolution(condition: Condition | type[Condition], resolution: int) -> int:
     """The original's size for the detector, made for results of 512 pixels, in proportion to the
     model's size.
     """

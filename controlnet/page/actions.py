@@ -73,7 +73,14 @@ class Actions:
         return kept[1] if kept and kept[0] == condition else None
 
     @plain_errors
-    def detect_hint(self, condition, input_image, image_resolution, detect_resolution, *options):
+    def detect_hint(
+        self,
+        condition: str,
+        input_image: Any,
+        image_resolution: int,
+        detect_resolution: int,
+        *options: Any,
+    ) -> tuple[Any, ...]:
         """Detect for the editor, at the size that the pictures will have."""
         picture, used = picture_of(input_image), self.generator.condition(condition)
         request = Request(
@@ -86,7 +93,9 @@ class Actions:
         return *self.show(used, hint, picture), view.message_html(text, "note" if remarks else "done")
 
     @plain_errors
-    def upload_hint(self, condition, path, input_image, image_resolution):
+    def upload_hint(
+        self, condition: str, path: Any, input_image: Any, image_resolution: int
+    ) -> tuple[Any, ...]:
         """A hint that the person brings: checked, mended where that is sure, and the report shown."""
         used = self.generator.condition(condition)
         report = used.read(opened(path))
@@ -98,7 +107,7 @@ class Actions:
         return *self.show(used, hint, picture), view.report_html(report)
 
     @plain_errors
-    def empty_hint(self, condition, shape, image_resolution):
+    def empty_hint(self, condition: str, shape: str, image_resolution: int) -> tuple[Any, ...]:
         """An empty canvas: all sky, or an empty sheet."""
         short, long = int(image_resolution), int(round(image_resolution * 1.5 / 64) * 64)
         height, width = {"landscape": (short, long), "portrait": (long, short)}.get(shape, (short, short))
@@ -113,7 +122,15 @@ class Actions:
     # ---- running ----
 
     def run(
-        self, job, condition, input_image, label_map, drawing, kept, per_sample_seeds, *values
+        self,
+        job: str,
+        condition: str,
+        input_image: Any,
+        label_map: Any,
+        drawing: Any,
+        kept: Any,
+        per_sample_seeds: bool,
+        *values: Any,
     ) -> Iterator[tuple]:
         """Generate from the hint that the page shows, or where there is none from the picture.
 
@@ -159,7 +176,9 @@ class Actions:
     # ---- after a run ----
 
     @staticmethod
-    def compare(result: Result | None, index: int, departures: bool, input_image):
+    def compare(
+        result: Result | None, index: int, departures: bool, input_image: Any
+    ) -> tuple[np.ndarray, np.ndarray] | None:
         """The two sides of the slider: the source (or else the hint), and the result, marked where it
         departs.
         """
@@ -167,8 +186,9 @@ class Actions:
             return None
         index = min(index, len(result.pictures) - 1)
         right = result.pictures[index]
-        if departures and result.scores and result.scores[index].departs is not None:
-            right = view.mark_departures(right, result.scores[index].departs)
+        departs = result.scores[index].departs if result.scores else None
+        if departures and departs is not None:
+            right = view.mark_departures(right, departs)
         left = result.shown
         if input_image and not departures:
             source = picture_of(input_image)
@@ -188,7 +208,7 @@ class Actions:
         return -1 if result is None else result.seeds[min(index, len(result.seeds) - 1)]
 
     @staticmethod
-    def use_as_input(result: Result | None, index: int, input_image):
+    def use_as_input(result: Result | None, index: int, input_image: Any) -> tuple[Any, ...]:
         """A result as the next picture; its hint is to be detected anew."""
         picture = input_image
         if result is not None:
@@ -196,7 +216,7 @@ class Actions:
         return picture, None, None, None, None
 
     @plain_errors
-    def restore(self, fragment: str, condition: str):
+    def restore(self, fragment: str, condition: str) -> Sequence[Any]:
         """The settings of a link, for the components.
 
         Returns:

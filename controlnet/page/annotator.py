@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from controlnet.conditions import Condition, all_conditions
 from controlnet.conditions.base import Option
@@ -51,7 +53,7 @@ def detect_with(condition: Condition, options: Sequence[Option]) -> Callable:
     """The function behind one button."""
 
     @plain_errors
-    def detect(input_image, resolution, *values):
+    def detect(input_image: Any, resolution: int, *values: Any) -> tuple[np.ndarray, str]:
         """Picture to hint, as a person sees it, and what is to be said about it."""
         given = {option.name: value for option, value in zip(options, values, strict=True)}
         picture = picture_of(input_image)

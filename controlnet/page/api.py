@@ -55,7 +55,7 @@ def make_process(generator: Generator, condition: type[Condition]) -> Callable[.
 
     wrapped = plain_errors(process)
     # Gradio names the endpoint's inputs after the function's.
-    wrapped.__signature__ = inspect.Signature(
+    wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
     )
     return wrapped
@@ -65,7 +65,9 @@ def make_generate(generator: Generator, default: str) -> Callable[..., list[Imag
     """Any condition by name, with all settings as one JSON object."""
 
     @plain_errors
-    def generate(input_image, prompt, condition, options, hint, settings) -> list[Image.Image]:
+    def generate(
+        input_image: Any, prompt: Any, condition: str, options: Any, hint: Any, settings: Any
+    ) -> list[Image.Image]:
         """Picture (or hint) and prompt to pictures: the hint first, then the pictures.
 
         ``condition`` is a name, ``options`` its options, ``hint`` a picture used instead of detection,
@@ -90,7 +92,7 @@ def make_detect(
 
     @plain_errors
     def detect(
-        input_image, detect_resolution, condition, options
+        input_image: Any, detect_resolution: Any, condition: str, options: Any
     ) -> tuple[Image.Image, list[dict[str, Any]]]:
         """Picture to hint: what the network would see, at the detector's size; of a map its classes
         with shares.

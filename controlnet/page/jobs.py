@@ -20,7 +20,7 @@ _MAX_JOBS = 1000
 class Jobs:
     """The runs that can be stopped, each from the click on: also one that still waits in the queue."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._stops: dict[str, threading.Event] = {}
         self._lock = threading.Lock()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from controlnet.conditions import Condition, all_conditions
+from controlnet.conditions import Condition, Option, all_conditions
 from controlnet.generation.request import (
     DEFAULT_A_PROMPT,
     DEFAULT_N_PROMPT,
@@ -184,7 +184,7 @@ def lay_out_settings(
     return {"settings": settings, "own_seeds": own_seeds, "options": options, "option_groups": groups}
 
 
-def option_component(option) -> gr.components.Component:
+def option_component(option: Option) -> gr.components.Component:
     """A checkbox for a switch, a slider for every other option."""
     info = option.help or None
     if option.is_switch:

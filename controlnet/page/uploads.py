@@ -38,7 +38,7 @@ def picture_file(**options: Any) -> gr.Image:
     # On the object, since gradio writes a .pyi file beside the source of every subclass. It makes the object
     # anew where
     # an event updates properties of this component: events may only give it values.
-    picture.preprocess = _path_or_url
+    picture.preprocess = _path_or_url  # type: ignore[method-assign]
     return picture
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -68,7 +68,9 @@ def wire(
     )
 
 
-def wire_runs(parts: Parts, actions: Actions, result: gr.State, chosen: gr.State, link: gr.Textbox):
+def wire_runs(
+    parts: Parts, actions: Actions, result: gr.State, chosen: gr.State, link: gr.Textbox
+) -> Callable[[Any], None]:
     """Generate and Cancel; returns the function that lets a run follow an event."""
     job = gr.State(None, delete_callback=actions.jobs.cancel)
     begin = {
@@ -87,13 +89,14 @@ def wire_runs(parts: Parts, actions: Actions, result: gr.State, chosen: gr.State
     }  # fmt: skip
     compare = compare_event(parts, actions, result, chosen)
 
-    def then_run(started) -> None:
+    def then_run(started: Any) -> None:
         done = started.then(**begin, **INSTANT, js=SHOW_STATUS).then(**run)
         done.then(lambda: gr.update(interactive=False), None, parts.cancel, **INSTANT)
         shown = done.then(**compare).then(actions.link, result, link, **INSTANT)
         shown.then(None, link, None, js=SHOW_LINK)
 
-    then_run(gr.on([parts.generate.click, parts.settings["prompt"].submit], lambda: None, **INSTANT))
+    prompt: Any = parts.settings["prompt"]
+    then_run(gr.on([parts.generate.click, prompt.submit], lambda: None, **INSTANT))
     parts.cancel.click(actions.jobs.cancel, job, None, **INSTANT)
     return then_run
 
@@ -126,7 +129,7 @@ def wire_results(parts: Parts, actions: Actions, result: gr.State, chosen: gr.St
 def wire_condition(parts: Parts, actions: Actions) -> None:
     """Another condition: its options, its editor, its names for things. The old hint is put away."""
 
-    def choose(name: str):
+    def choose(name: str) -> list[Any]:
         condition = find_condition(name)
         resolution = default_detect_resolution(condition, actions.generator.resolution)
         has_canvas = condition.editor is not None

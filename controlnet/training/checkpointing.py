@@ -187,7 +187,8 @@ class SaveLast(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if self._rewinds:  # to behind the last step: gradients of batches since then are not saved
+        if self._rewinds and self._progress:
+            # To behind the last step: gradients of batches since then are not saved.
             checkpoint["epoch"] = self._progress["epoch"]
             checkpoint["loops"]["fit_loop"] = self._progress["fit_loop"]
 

@@ -52,7 +52,7 @@ def area_weights(hint: torch.Tensor, power: float) -> torch.Tensor:
     codes = levels[:, 0]
     for channel in levels.unbind(1)[1:]:
         codes = codes * 256 + channel  # [B, 4h, 4w]: one number for each colour
-    weights = []
+    of_places = []
     for code in codes:
         colors, place, pixels = code.unique(return_inverse=True, return_counts=True)
         if len(colors) > MOST_COLORS:
@@ -60,6 +60,6 @@ def area_weights(hint: torch.Tensor, power: float) -> torch.Tensor:
                 f"A hint has {len(colors)} colours; area_balance is for maps of flat colours, with "
                 f"{MOST_COLORS} at most. Set it to 0, or hint_kind to color-map where maps are resized."
             )
-        weights.append((pixels / code.numel()).pow(-power)[place])
-    weights = F.avg_pool2d(torch.stack(weights)[:, None], 4)  # [B, 1, h, w]
+        of_places.append((pixels / code.numel()).pow(-power)[place])
+    weights = F.avg_pool2d(torch.stack(of_places)[:, None], 4)  # [B, 1, h, w]
     return weights / weights.mean(dim=(1, 2, 3), keepdim=True)

@@ -126,7 +126,7 @@ class _Broken(str):
 
 
 class _Guarded(Dataset):
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Any):
         self.dataset = dataset
 
     def __len__(self) -> int:
