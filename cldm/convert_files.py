@@ -10,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cldm.convert import CONTROL, add_control, merge_control, transfer_control
-from cldm.model import advice_for, load_config, parameters_on_meta
+from cldm.model import advice_for, create_model, load_config, parameters_on_meta
+from ldm.definitions import one_line_errors
 from ldm.util import instantiate_from_config
 from ldm.weights import WeightsError, check_can_save, map_state_dict, save_state_dict
 
@@ -39,13 +40,14 @@ def add_control_to_file(
     if "control_stage_config" not in definition.get("params", {}):
         raise ValueError(f"{config}: the model has no control_stage_config, so it is not a ControlNet")
     with parameters_on_meta():
-        model = instantiate_from_config(definition)
+        model = create_model(config)
     try:
         add_control(weights, model.state_dict())  # a trial on shapes alone
     except WeightsError as error:
         advice = advice_for(model.state_dict(), weights, needs_control=False)
         raise WeightsError(f"{source}: {error}. {advice}") from error
-    model.control_model = instantiate_from_config(definition.params.control_stage_config)  # with values
+    with one_line_errors(config):
+        model.control_model = instantiate_from_config(definition.params.control_stage_config)  # with values
     state, new = add_control(weights, model.state_dict())
     save_state_dict(state, output, progress=progress)
     return new

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from yaml import YAMLError
 
 from cldm.convert import control_part
+from ldm.definitions import check_sizes, one_line_errors, read_yaml
 from ldm.util import instantiate_from_config
 from ldm.weights import WeightsError, load_file_into, map_state_dict, read_state_dict
 
@@ -55,9 +55,12 @@ def create_model(config_path: str | Path) -> ControlLDM:
     """Build the model that a YAML file defines, on the CPU, with random weights.
 
     Raises:
-        ValueError: the file is missing or no model definition; the text names it.
+        DefinitionError: the file is missing, is no model definition, or none that can be built; one line that
+            names it.
     """
-    model = instantiate_from_config(load_config(config_path).model)
+    definition = load_config(config_path).model
+    with one_line_errors(config_path):
+        model = instantiate_from_config(definition)
     logger.info("Loaded model config from [%s]", config_path)
     return model
 
@@ -89,7 +92,7 @@ def load_model(
     Raises:
         WeightsError: the file cannot be read or does not fit the definition; the text says what it seems to
             be.
-        ValueError: the definition is at fault.
+        DefinitionError: the definition is at fault.
     """
     with parameters_on_meta():
         model = create_model(config_path)
@@ -113,14 +116,18 @@ def _control_keys(path: str | Path) -> list[str]:
 
 
 def load_config(config_path: str | Path) -> DictConfig:
-    """Read a YAML model definition, and check that there is a ``model`` with a ``target`` in it."""
-    try:
-        config = OmegaConf.load(config_path)
-    except (OSError, YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{config_path}: cannot be read as a model definition: {error}") from error
-    model = config.get("model") if isinstance(config, DictConfig) else None
-    if not isinstance(config, DictConfig) or not isinstance(model, DictConfig) or "target" not in model:
-        raise ValueError(f"{config_path}: no model definition; expected `model:` with a `target:` in it")
+    """Read a YAML model definition, and check that there is a ``model`` with a ``target`` in it, no larger
+    than models are.
+
+    Raises:
+        DefinitionError: one line that names the file; see :mod:`ldm.definitions`.
+    """
+    config = read_yaml(config_path)
+    model = config.get("model")
+    with one_line_errors(config_path):
+        if not isinstance(model, DictConfig) or "target" not in model:
+            raise ValueError("no model definition; expected `model:` with a `target:` in it")
+        check_sizes(config)
     return config
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 
 from annotator.uniformer import SegmentationDetector
+from cldm.model import load_config
 from controlnet.files import CONFIGS, MODELS, find_file
 from controlnet.generation.generator import Generator
 from ldm.packing import pack_weights
@@ -50,7 +50,10 @@ class ModelFiles:
         """The short side that the model was trained at, in pixels: the YAML's ``image_size`` counts latent
         pixels.
         """
-        return int(OmegaConf.load(self.config).model.params.image_size) * LATENT_FACTOR
+        size = (load_config(self.config).model.get("params") or {}).get("image_size")
+        if not isinstance(size, int):
+            raise ModelError(f"{self.config}: the model has no image_size, so its resolution is not known.")
+        return size * LATENT_FACTOR
 
 
 def known_models() -> dict[str, ModelFiles]:

@@ -11,6 +11,7 @@ from typing import cast
 from omegaconf import DictConfig, OmegaConf
 
 from controlnet.files import CONFIGS
+from ldm.definitions import DefinitionError, read_yaml
 
 Training = Callable[[DictConfig, Path, Path | None], object]
 """Settings, the folder to write to, and a ``last.ckpt`` to continue from or None."""
@@ -41,8 +42,10 @@ def run_training(
     parser.add_argument("settings", nargs="*", help="changed settings, such as max_steps=100 batch_size=8")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = cast(DictConfig, OmegaConf.load(options.config))
-    changes = OmegaConf.from_dotlist(options.settings)
+    try:
+        settings, changes = read_yaml(options.config), OmegaConf.from_dotlist(options.settings)
+    except DefinitionError as error:
+        parser.error(str(error))
     if unknown := sorted(set(changes) - set(settings)):
         parser.error(f"no such setting: {', '.join(unknown)}; there are {', '.join(settings)}")
     train(cast(DictConfig, OmegaConf.merge(settings, changes)), options.output, options.resume)

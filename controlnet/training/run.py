@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 from torch.utils.data import Dataset
@@ -39,6 +38,7 @@ from controlnet.training.latent_cache import CachedDataset
 from controlnet.training.muon import Muon
 from controlnet.training.settings import Settings, SettingsError
 from controlnet.training.validation import ControlGap
+from ldm.definitions import DefinitionError, check_sizes, one_line_errors, read_yaml
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.ddpm import DDPM, LatentDiffusion
 from ldm.models.diffusion.objective import TrainingObjective
@@ -161,7 +161,10 @@ class TrainingData(pl.LightningDataModule):
             ".yaml",
             ".yml",
         ):  # names a data set class, such as one that draws its pictures
-            return instantiate_from_config(cast(DictConfig, OmegaConf.load(folder)))
+            definition = read_yaml(folder)
+            with one_line_errors(folder):
+                check_sizes(definition)
+                return instantiate_from_config(definition)
         return ControlDataset(
             folder,
             s.resolution,
@@ -279,6 +282,7 @@ def faults_reported() -> Iterator[None]:
     except (
         DataError,
         SettingsError,
+        DefinitionError,
         PictureError,
         WeightsError,
         CheckpointError,

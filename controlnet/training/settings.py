@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from controlnet.training.checkpointing import SAVE_KINDS
 from controlnet.training.data.records import HINT_KINDS
+from ldm.definitions import one_line_errors, read_yaml
 
 CHECKPOINTING = ("none", "control", "all")
 OPTIMIZERS = ("adamw", "muon")
@@ -176,14 +175,12 @@ class Settings:
         """A copy with the settings of a YAML file.
 
         Raises:
-            ValueError: the file cannot be read, or a setting is unknown or of another type; the text names
-                both.
+            DefinitionError: the file cannot be read, or a setting is unknown or of another type; the text
+                names both.
         """
-        try:
-            merged = OmegaConf.merge(OmegaConf.structured(self), OmegaConf.load(path))
-            return cast(Settings, OmegaConf.to_object(merged))
-        except (OSError, YAMLError, OmegaConfBaseException) as error:
-            raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
+        values = read_yaml(path)
+        with one_line_errors(path):
+            return cast(Settings, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(self), values)))
 
     def from_command_line(
         self,
