@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import io
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -29,11 +28,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from annotator.ade20k import colorize
 from annotator.uniformer import DEFAULT_CONFIG, UniformerDetector
 from annotator.uniformer.segmentor import build_segmentor, read_config
-from benchmarks.measure import interleaved, machine, median, seconds
+from benchmarks.measure import Clock, cpu_seconds, interleaved, machine, median, seconds
 from controlnet.conditions.seg.validator import validate_map
 from ldm.weights import load_file_into, save_state_dict
 
-Clock = Callable[[Callable[[], object]], float]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -82,13 +80,6 @@ def attainable(device: torch.device, dtype: torch.dtype, clock: Clock, repeats: 
     with torch.inference_mode():
         times = [clock(lambda: convolution(x)) for _ in range(repeats + 2)][2:]
     return 2 * 512 * 512 * 9 * 128 * 128 / min(times) / 1e9
-
-
-def cpu_seconds(function: Callable[[], object]) -> float:
-    """Processor time of one call, summed over the threads."""
-    start = time.process_time()
-    function()
-    return time.process_time() - start
 
 
 def compare_detectors(size: int, precision: str, device: torch.device, clock: Clock, repeats: int) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
@@ -28,10 +27,8 @@ from annotator.openpose.maps import BOX_SIZE, Enlarging, network_input
 from annotator.openpose.model import bodypose_model, handpose_model
 from annotator.openpose.people import LIMBS, people_of
 from annotator.openpose.util import DRAWN_LIMBS, LIMB_COLORS, draw_people
-from benchmarks.measure import interleaved, machine, median, seconds
+from benchmarks.measure import Clock, cpu_seconds, interleaved, machine, median, seconds
 from ldm.packing import pack_weights
-
-Clock = Callable[[Callable[[], object]], float]
 
 STANDING = np.array([
     (0.00, 0.10), (0.00, 0.20), (-0.12, 0.20), (-0.18, 0.36), (-0.22, 0.50), (0.12, 0.20), (0.18, 0.36),
@@ -203,13 +200,6 @@ def _report(name: str, sides: dict[str, Callable[[], object]], clock: Clock, rep
         spread = f"{min(each):.4f} to {max(each):.4f}"
         print(f"{name}: {label:14} {median(each):8.4f} s ({spread})")
     print(f"{name}: ratio {original / ours:.2f} x")
-
-
-def cpu_seconds(function: Callable[[], object]) -> float:
-    """Processor time of one call, summed over the threads."""
-    start = time.process_time()
-    function()
-    return time.process_time() - start
 
 
 def main() -> None:

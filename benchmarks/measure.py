@@ -14,6 +14,9 @@ from pathlib import Path
 
 import torch
 
+Clock = Callable[[Callable[[], object]], float]
+"""Gives the seconds that a call takes."""
+
 
 def synchronize(device: torch.device) -> None:
     """Wait until `device` has done all that was asked of it."""
@@ -28,6 +31,13 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
     function()
     synchronize(device)
     return time.perf_counter() - start
+
+
+def cpu_seconds(function: Callable[[], object]) -> float:
+    """Processor time of one call, summed over the threads."""
+    start = time.process_time()
+    function()
+    return time.process_time() - start
 
 
 def interleaved(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
