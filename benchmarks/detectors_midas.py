@@ -19,7 +19,9 @@ import torch
 from PIL import Image
 
 from annotator.midas import MidasDetector, depth_picture, normal_picture
-from annotator.midas.config import dpt_config
+from annotator.midas.config import config_of, dpt_config
+from annotator.midas.network import DepthNetwork
+from annotator.midas.released import to_transformers
 from benchmarks.measure import interleaved, machine, median, seconds
 from ldm.weights import read_state_dict, save_state_dict
 
@@ -29,8 +31,6 @@ CPU = torch.device("cpu")
 
 def random_checkpoint(path: Path) -> None:
     """Save a network as wide as the released one, with weights that give depth above 0."""
-    from annotator.midas.network import DepthNetwork
-
     torch.manual_seed(0)
     config = dpt_config(
         stem=64,
@@ -52,9 +52,6 @@ def random_checkpoint(path: Path) -> None:
 def original_depth(checkpoint: Path, size: int) -> Callable[[np.ndarray], np.ndarray]:
     """The peer: a picture of one size -> its raw depth."""
     from transformers import DPTForDepthEstimation
-
-    from annotator.midas.config import config_of
-    from annotator.midas.released import to_transformers
 
     state = read_state_dict(checkpoint)
     config = config_of(state, checkpoint)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from annotator.midas.maps import depth_picture, normal_picture
+from annotator.midas.network import DepthNetwork
 from annotator.network import NetworkDetector, check_picture
 
 __all__ = ["MidasDetector", "depth_picture", "normal_picture"]
@@ -55,6 +56,4 @@ class MidasDetector(NetworkDetector):
         return self.model(x.to(self.dtype))[0].float().cpu().numpy()
 
     def build(self, checkpoint: Path) -> nn.Module:
-        from annotator.midas.network import DepthNetwork
-
         return DepthNetwork.from_file(checkpoint).for_inference()

@@ -7,22 +7,21 @@ https://arxiv.org/abs/2103.13413.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from annotator.midas.backbone import rearrange_backbone
 from annotator.midas.config import HINT, config_of
 from annotator.midas.doubled import ConvolveDoubled
 from annotator.midas.released import CLASSIFIER, to_released, to_transformers
 from ldm.torchvision_ops import declare_missing_ops
 from ldm.weights import WeightsError, load_file_into, map_state_dict
 
-declare_missing_ops()
-
-from transformers import DPTConfig, DPTForDepthEstimation  # noqa: E402
-from transformers.models.bit.modeling_bit import WeightStandardizedConv2d  # noqa: E402
+if TYPE_CHECKING:
+    from transformers import DPTConfig
 
 PATCH = 16
 _MULTIPLE = 2 * PATCH  # the coarsest map is at 1/32 of the picture
@@ -37,6 +36,9 @@ class DepthNetwork(nn.Module):
 
     def __init__(self, config: DPTConfig):
         super().__init__()
+        declare_missing_ops()
+        from transformers import DPTForDepthEstimation
+
         self.network = DPTForDepthEstimation(config)
         self.last_enlarging: nn.Module = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
         self._taps = tuple(config.backbone_out_indices[2:])
@@ -62,7 +64,6 @@ class DepthNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         x = F.pad(x, (0, -width % _MULTIPLE, 0, -height % _MULTIPLE), mode="replicate")
-        x = x.contiguous(memory_format=torch.channels_last)
         fused = self.last_enlarging(self._fuse(self._features(x)))
         return self.network.head.head(fused)[:, 0, :height, :width]
 
@@ -93,32 +94,14 @@ class DepthNetwork(nn.Module):
     def for_inference(self) -> DepthNetwork:
         """Rearrange in place for the same depth with less to compute; no way leads back to train or save it.
 
-        The backbone's weights are standardised once, not in every pass, and convolutions of enlarged maps are
-        taken before enlarging.
+        The backbone's weights are standardised once, not in every pass, and the head convolves before it
+        enlarges.
         """
-        for parent in list(self.modules()):
-            for name, layer in list(parent.named_children()):
-                if isinstance(layer, WeightStandardizedConv2d):
-                    plain = _standardized(layer)
-                    setattr(parent, name, nn.Sequential(layer.pad, plain) if layer.pad else plain)
+        rearrange_backbone(self.network.dpt.embeddings.backbone)
         first, _, second, *rest = self.network.head.head
         self.network.head.head = nn.Sequential(ConvolveDoubled(first), ConvolveDoubled(second), *rest)
         self.last_enlarging = nn.Identity()
         return self.eval().requires_grad_(False)
-
-
-def _standardized(layer: WeightStandardizedConv2d) -> nn.Conv2d:
-    """The ordinary convolution that does what this one does (Qiao et al.,
-    https://arxiv.org/abs/1903.10520).
-    """
-    weight = layer.weight.detach().double()
-    variance, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
-    with torch.device("meta"):
-        plain = nn.Conv2d(
-            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, bias=False
-        )
-    plain.weight = nn.Parameter(((weight - mean) / (variance + layer.eps).sqrt()).to(layer.weight.dtype))
-    return plain
 
 
 def _rename_saved(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import subprocess
 import sys
@@ -16,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from annotator.midas import MidasDetector, depth_picture, normal_picture
+from annotator.midas.backbone import ExactGroupNorm
 from annotator.midas.config import config_of, dpt_config
 from annotator.midas.doubled import ConvolveDoubled
+from annotator.midas.network import DepthNetwork
 from annotator.midas.released import to_released, to_transformers
 from ldm.weights import WeightsError, save_state_dict
 
@@ -37,8 +40,6 @@ NARROW = {
 @pytest.fixture(scope="module")
 def state() -> dict[str, Tensor]:
     """A narrow network's, by the recipe."""
-    from annotator.midas.network import DepthNetwork
-
     with torch.device("meta"):
         network = DepthNetwork(dpt_config(**NARROW))
     state = golden_data.recipe_state(network.state_dict())
@@ -126,8 +127,6 @@ def test_released_names_lead_there_and_back(state: dict[str, Tensor]):
 def test_rearranged_for_inference_it_gives_the_same_depth(
     detector: MidasDetector, checkpoint: Path, height: int, width: int
 ):
-    from annotator.midas.network import DepthNetwork
-
     plain = DepthNetwork.from_file(checkpoint).eval()
     x = torch.rand(2, 3, height, width) * 2 - 1
     with torch.no_grad():
@@ -135,6 +134,16 @@ def test_rearranged_for_inference_it_gives_the_same_depth(
     assert ours.shape == (2, height, width)
     assert expected.std() > 1e-3
     assert golden_data.relative_error(ours, expected) < 1e-5
+
+
+def test_normalisation_keeps_its_digits_with_channels_last():
+    x = torch.randn(2, 16, 60, 90) + 3
+    norm = nn.GroupNorm(4, 16)
+    nn.init.normal_(norm.weight)
+    expected = copy.deepcopy(norm).double()(x.double())
+    with torch.no_grad():
+        ours = ExactGroupNorm(norm)(x.contiguous(memory_format=torch.channels_last))
+    assert golden_data.relative_error(ours, expected) < 1e-6
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 20), (40, 17)])

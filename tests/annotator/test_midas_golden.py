@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from annotator.midas import MidasDetector
+from annotator.midas.network import DepthNetwork
+from annotator.midas.released import to_transformers
 
 KEYS = golden_data.released_keys("dpt_hybrid")
 
@@ -33,8 +35,6 @@ def detector(released: Path) -> MidasDetector:
 
 
 def test_keys_are_those_of_the_released_file(released: Path):
-    from annotator.midas.network import DepthNetwork
-
     state, given = DepthNetwork.from_file(released).state_dict(), torch.load(released, weights_only=True)
     used = [key for key in KEYS if not key.startswith("pretrained.model.head.")]
     assert set(state) == set(used)
@@ -56,8 +56,6 @@ def test_depth_and_maps_of_a_picture_that_is_not_square(detector: MidasDetector)
 
 def test_it_is_transformers_own_dpt_at_the_size_that_has_one(detector: MidasDetector, released: Path):
     from transformers import DPTConfig, DPTForDepthEstimation
-
-    from annotator.midas.released import to_transformers
 
     sizes = {"neck_hidden_sizes": [256, 512, 768, 768], "neck_ignore_stages": [0, 1]}
     with torch.device("meta"):
