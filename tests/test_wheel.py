@@ -34,23 +34,27 @@ def wheel(tmp_path_factory) -> Path:
     return build("wheel", ROOT, tmp_path_factory.mktemp("wheel"))
 
 
-@pytest.fixture(scope="module")
-def bin_folder(wheel, tmp_path_factory) -> Path:
-    """Programs of a new virtual environment with the wheel in it; libraries are those of this process."""
-    environment = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=120)
-    programs = environment / "bin"
-    (site_packages,) = environment.glob("lib/python*/site-packages")
+def install(folder: Path, *what: str | Path) -> Path:
+    """The programs of a new virtual environment with something in it; libraries are those of this process."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=120)
+    (site_packages,) = folder.glob("lib/python*/site-packages")
     libraries = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     (site_packages / "libraries.pth").write_text("\n".join(libraries))
-    install = ["--no-deps", "--no-index", "--no-compile", "--disable-pip-version-check", str(wheel)]
-    subprocess.run(
-        [sys.executable, "-m", "pip", "--python", programs / "python", "install", *install],
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
-    return programs
+    pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install"]
+    offline = [
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+        "--no-compile",
+        "--disable-pip-version-check",
+    ]
+    subprocess.run([*pip, *offline, *what], check=True, capture_output=True, timeout=300)
+    return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def bin_folder(wheel, tmp_path_factory) -> Path:
+    return install(tmp_path_factory.mktemp("environment"), wheel)
 
 
 @pytest.fixture
@@ -112,6 +116,15 @@ def test_nothing_of_the_checkout_is_in_site_packages(run):
     assert str(ROOT) not in where
     assert where.split()[0].endswith("site-packages/controlnet/assets")
     assert where.split()[1].endswith("home/.cache/controlnet")
+
+
+def test_an_editable_installation_is_the_checkout(tmp_path):
+    programs = install(tmp_path / "environment", "--editable", ROOT)
+    where = "import controlnet.cli, ldm.files; print(controlnet.cli.__file__, ldm.files.ROOT)"
+    process = subprocess.run(
+        [programs / "python", "-c", where], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert process.stdout.split() == [str(ROOT / "controlnet" / "cli.py"), str(ROOT)]
 
 
 def test_help_lists_the_commands_and_each_has_its_own(run):
