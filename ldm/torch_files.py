@@ -127,7 +127,7 @@ def _check_byte_order(little: bool) -> None:
 
 def _fill(storage: torch.UntypedStorage, stream: IO[bytes]) -> None:
     """Read a storage's bytes piece by piece."""
-    target = memoryview(torch.empty(0, dtype=torch.uint8).set_(storage).numpy())
+    target = memoryview(torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage).numpy())
     while len(target):
         count = stream.readinto(target[:_PIECE])
         if not count:

@@ -327,4 +327,4 @@ def _tensor(storage: Any, dtype: torch.dtype | None, offset: Any, size: Any, str
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if 0 not in size and (last + 1) * dtype.itemsize > storage.data.nbytes():
         raise ValueError("a tensor reaches beyond its numbers")
-    return torch.empty(0, dtype=dtype).set_(storage.data, offset, size, stride)
+    return torch.empty(0, dtype=dtype, device="cpu").set_(storage.data, offset, size, stride)

@@ -2,9 +2,9 @@
 
 Winograd's F(4x4, 3x3) (Lavin and Gray, https://arxiv.org/abs/1509.09308). A tile of 6x6 pixels becomes 36
 numbers per channel; each is multiplied by a matrix of its own; and the 36 products become 4x4 pixels of the
-result. So 36 multiplications take the place of 144, for the price of changing there and back, which pays where
-channels are many. Algebraically it is the same convolution; its rounding is about four times that of the
-direct one, some 1e-6 of the result.
+result. So 36 multiplications take the place of 144, for the price of changing there and back, which pays
+where channels are many. Algebraically it is the same convolution; its rounding is about four times that of
+the direct one, some 1e-6 of the result.
 """
 
 from __future__ import annotations

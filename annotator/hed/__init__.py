@@ -56,8 +56,9 @@ class HEDdetector(NetworkDetector):
             return (255 * edges).to(torch.uint8).cpu().numpy()
 
     def build(self, checkpoint: Path) -> ControlNetHED_Apache2:
+        widths = _widths_of(checkpoint)
         with torch.device("meta"):
-            model = ControlNetHED_Apache2(_widths_of(checkpoint))
+            model = ControlNetHED_Apache2(widths)
         load_file_into(model, checkpoint, hint="HED's released file is ControlNetHED.pth.")
         if self.device.type == "cpu" and self.dtype == torch.float32:
             use_winograd(model)

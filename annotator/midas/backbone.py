@@ -25,7 +25,9 @@ def rearrange_backbone(model: nn.Module) -> None:
 
 
 def _standardized(layer: WeightStandardizedConv2d) -> nn.Conv2d:
-    """The ordinary convolution that does what this one does (Qiao et al., https://arxiv.org/abs/1903.10520)."""
+    """The ordinary convolution that does what this one does (Qiao et al.,
+    https://arxiv.org/abs/1903.10520).
+    """
     weight = layer.weight.detach().double()
     variance, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
     with torch.device("meta"):
