@@ -12,7 +12,7 @@ import torch
 
 from annotator.uniformer import SegmentationDetector
 from cldm.model import load_config
-from controlnet.files import CONFIGS, MODELS, find_file
+from controlnet.files import CONFIGS, MODELS, find_file, home
 from controlnet.generation.generator import Generator
 from ldm.packing import pack_weights
 from ldm.weights import WeightsError
@@ -66,7 +66,7 @@ def known_models() -> dict[str, ModelFiles]:
             detector_weights=find_file("annotator/ckpts/upernet_global_small.pth"),
             detector_config=None,
             how_to_get="hf download lllyasviel/ControlNet models/control_sd15_seg.pth "
-            "annotator/ckpts/upernet_global_small.pth --local-dir .",
+            f"annotator/ckpts/upernet_global_small.pth --local-dir {home()}",
         ),
         "tiny": ModelFiles(
             name="tiny",

@@ -56,7 +56,7 @@ def model_note(generator: Generator, condition: type[Condition]) -> str:
     how = known_models()["sd15"].how_to_get
     return (
         f"Model: **tiny**, the embedded one, {generator.resolution} pixels, for picture-book landscapes. "
-        f"For Stable Diffusion 1.5 run `{how}` in the project's folder and start again."
+        f"For Stable Diffusion 1.5 run `{how}` and start again."
     )
 
 

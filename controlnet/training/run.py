@@ -50,8 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 def make_model(settings: Settings) -> TrainedModule:
-    """The model to train, on the CPU: what is not trained is frozen, activations are kept or not as
-    wanted.
+    """The model to train, on the CPU, with everything frozen that the settings do not train.
 
     Raises:
         ValueError: a setting is for another kind of model.
@@ -276,7 +275,7 @@ def _callbacks(settings: Settings, model: pl.LightningModule) -> list[pl.Callbac
 
 @contextmanager
 def faults_reported() -> Iterator[None]:
-    """End the program with a message, and no traceback, for what its user can mend."""
+    """End the program with a message, and no traceback, for errors that its user can correct."""
     try:
         yield
     except (
