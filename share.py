@@ -1,8 +1,13 @@
-"""Kept so that scripts written for the original, which start with ``from share import *``, run as they are.
+"""What scripts written for the original begin with: ``from share import *``.
 
-The original patched the text encoder and attention here. Nothing needs patching any more: a chosen text layer
-and long prompts are options of the text encoder, and memory is saved where ``config.save_memory`` asks for
-it.
+It makes torchvision importable where that lacks its compiled operators, so that Lightning, open_clip and
+torchvision may be imported afterwards in any order; lets transformers be quiet; and saves memory where
+config.py says so.
 """
 
-__all__: list[str] = []
+import config
+from cldm.hack import disable_verbosity, enable_sliced_attention
+
+disable_verbosity()
+if config.save_memory:
+    enable_sliced_attention()

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.guidance import takes_joined_conditions
 from ldm.models.diffusion.image_log import log_latent_images
 from ldm.modules.diffusionmodules.openaimodel import TimestepEmbedSequential, UNetModel, UNetParts
 from ldm.modules.diffusionmodules.util import conv_nd, timestep_embedding, zero_module
@@ -40,7 +41,7 @@ class ControlledUnetModel(UNetModel):
             timesteps: ``[B]``.
             context: text embedding ``[B, M, context_dim]``.
             control: `ControlNet`'s outputs, one for each skip connection and the last for the middle block,
-                or None. With fewer than B rows they steer the first rows only. The list is not changed.
+                or None. The list is not changed.
             only_mid_control: use only the last.
 
         Returns:
@@ -51,18 +52,10 @@ class ControlledUnetModel(UNetModel):
             h, skips = self.encode(x, emb, context)
         if control is not None:
             *skip_controls, middle_control = control
-            h = _add_control(h, middle_control)
+            h = h + middle_control
             if not only_mid_control:
-                skips = [_add_control(skip, extra) for skip, extra in zip(skips, skip_controls, strict=True)]
+                skips = [skip + extra for skip, extra in zip(skips, skip_controls, strict=True)]
         return self.decode(h, reversed(skips), emb, context).to(x.dtype)
-
-
-def _add_control(h: torch.Tensor, control: torch.Tensor) -> torch.Tensor:
-    """``h + control``, where control may cover the first rows of the batch only."""
-    steered = control.shape[0]
-    if steered == h.shape[0]:
-        return h + control
-    return torch.cat([h[:steered] + control, h[steered:]])
 
 
 class ControlNet(UNetParts):
@@ -165,6 +158,11 @@ class ControlNet(UNetParts):
         return outputs
 
 
+def _with_zeros(output: torch.Tensor, rows: int) -> torch.Tensor:
+    """``output [B, ...]`` and ``rows`` rows of zeros, which steer nothing."""
+    return torch.cat([output, output.new_zeros(rows, *output.shape[1:])])
+
+
 class ControlLDM(LatentDiffusion):
     """Latent diffusion with a control copy.
 
@@ -191,7 +189,8 @@ class ControlLDM(LatentDiffusion):
         self.control_model = instantiate_from_config(control_stage_config)
         self.control_key = control_key
         self.only_mid_control = only_mid_control
-        self.control_scales = [1.0] * (len(self.control_model.zero_convs) + 1)
+        outputs = len(getattr(self.control_model, "zero_convs", range(12))) + 1
+        self.control_scales = [1.0] * outputs
         self.sd_locked = True
 
     @torch.no_grad()
@@ -212,6 +211,7 @@ class ControlLDM(LatentDiffusion):
         hint = hint.permute(0, 3, 1, 2).to(memory_format=torch.contiguous_format).float()  # [B, 3, H, W]
         return latent, {"c_crossattn": [context], "c_concat": [hint]}, *others
 
+    @takes_joined_conditions
     def apply_model(
         self, x_noisy: torch.Tensor, t: torch.Tensor, cond: Mapping[str, Any], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
@@ -241,12 +241,9 @@ class ControlLDM(LatentDiffusion):
             raise ValueError(
                 f"got {rows} hints for a batch of {x_noisy.shape[0]} latents; expected as many or fewer"
             )
+        embedding = {"hint_embedding": cond["hint_embedding"]} if "hint_embedding" in cond else {}
         control = self.control_model(
-            x=x_noisy[:rows],
-            hint=hint,
-            timesteps=t[:rows],
-            context=context[:rows],
-            hint_embedding=cond.get("hint_embedding"),
+            x=x_noisy[:rows], hint=hint, timesteps=t[:rows], context=context[:rows], **embedding
         )
         scales = cond.get("control_scales")
         scales = self.control_scales if scales is None else scales
@@ -255,16 +252,20 @@ class ControlLDM(LatentDiffusion):
                 f"got {len(scales)} control scales; expected {len(control)}, one for each output"
             )
         # More scales than outputs are fine: scripts set 13, also for smaller models.
-        return [output * scale for output, scale in zip(control, scales, strict=False)]
+        control = [output * scale for output, scale in zip(control, scales, strict=False)]
+        unsteered = x_noisy.shape[0] - rows
+        return [_with_zeros(output, unsteered) for output in control] if unsteered else control
 
     def prepare_condition(self, cond: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Add what stays the same over a whole sampling: the embedding of the hint."""
-        if cond.get("c_concat") is None or "hint_embedding" in cond:
+        """Add what stays the same over a whole sampling: the embedding of the hint.
+
+        A control copy with a ``forward`` of its own, or without a network for hints, takes the hint as it is.
+        """
+        network = self.control_model
+        embeds = type(network).forward is ControlNet.forward and hasattr(network, "input_hint_block")
+        if not embeds or cond.get("c_concat") is None or "hint_embedding" in cond:
             return cond
-        return {
-            **cond,
-            "hint_embedding": self.control_model.embed_hint(torch.cat(list(cond["c_concat"]), dim=1)),
-        }
+        return {**cond, "hint_embedding": network.embed_hint(torch.cat(list(cond["c_concat"]), dim=1))}
 
     @torch.no_grad()
     def log_images(

@@ -24,8 +24,9 @@ class ImageLogger(pl.Callback):
     be compared.
 
     The arguments are the original's (cldm/logger.py), which ignored ``increase_log_steps``,
-    ``log_on_batch_idx`` and ``log_first_step``. What it did is ``log_first_step=True,
-    increase_log_steps=False, log_on_batch_idx=True``.
+    ``log_on_batch_idx`` and ``log_first_step``: it wrote at batch 0 and then every ``batch_frequency``
+    batches. So do the defaults here, but for counting optimizer steps of the run: the original counted the
+    batches of an epoch, as ``log_on_batch_idx=True`` does.
 
     Args:
         batch_frequency: steps from one writing to the next.
@@ -45,11 +46,11 @@ class ImageLogger(pl.Callback):
         batch_frequency: int = 2000,
         max_images: int = 4,
         clamp: bool = True,
-        increase_log_steps: bool = True,
+        increase_log_steps: bool = False,
         rescale: bool = True,
         disabled: bool = False,
         log_on_batch_idx: bool = False,
-        log_first_step: bool = False,
+        log_first_step: bool = True,
         log_images_kwargs: Mapping[str, Any] | None = None,
         seed: int = 0,
     ):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,10 +20,13 @@ from torch import nn
 
 logger = logging.getLogger(__name__)
 
-ALLOWED_TARGETS = ("ldm.", "cldm.", "annotator.", "controlnet.", "torch.nn.")
-"""Module prefixes that a YAML ``target:`` may name. A model file from a stranger must not choose what is
-imported.
+ALLOWED_TARGETS = ["ldm.", "cldm.", "annotator.", "controlnet.", "torch.nn."]
+"""Module prefixes that a YAML ``target:`` may name; more by `allow_targets`. A model file from a stranger
+must not choose what is imported.
 """
+
+ALLOW_VARIABLE = "CONTROLNET_ALLOW_TARGETS"
+"""Environment variable with more prefixes, separated by commas."""
 
 # Placeholders of the original's YAML files that stand for "there is no such model".
 _NO_MODEL = ("__is_first_stage__", "__is_unconditional__")
@@ -38,6 +42,21 @@ def default(value: Any, fallback: Any) -> Any:
     if value is not None:
         return value
     return fallback() if inspect.isfunction(fallback) or inspect.ismethod(fallback) else fallback
+
+
+def ismap(x: Any) -> bool:
+    """True for a tensor ``[B, C, H, W]`` with more than three channels: a feature map, not a picture."""
+    return isinstance(x, torch.Tensor) and x.ndim == 4 and x.shape[1] > 3
+
+
+def isimage(x: Any) -> bool:
+    """True for a tensor ``[B, C, H, W]`` with one or three channels."""
+    return isinstance(x, torch.Tensor) and x.ndim == 4 and x.shape[1] in (1, 3)
+
+
+def mean_flat(tensor: torch.Tensor) -> torch.Tensor:
+    """Mean over all dimensions but the first: ``[B, ...] -> [B]``."""
+    return tensor.mean(dim=list(range(1, tensor.ndim)))
 
 
 def count_params(model: nn.Module, verbose: bool = False) -> int:
@@ -90,12 +109,34 @@ def with_schedule(optimizer: torch.optim.Optimizer, scheduler_config: Mapping[st
     return [optimizer], [{"scheduler": scheduler, "interval": "step", "frequency": 1}]
 
 
+def allow_targets(*prefixes: str) -> None:
+    """Let YAML targets name modules below these prefixes too, such as "models." for ``models/`` of a project.
+
+    Name your own packages only: a model file can then build any class in them, with any arguments.
+    """
+    for prefix in map(_with_dot, prefixes):
+        if prefix not in ALLOWED_TARGETS:
+            ALLOWED_TARGETS.append(prefix)
+
+
+def _allowed_targets() -> tuple[str, ...]:
+    asked_for = [prefix.strip() for prefix in os.environ.get(ALLOW_VARIABLE, "").split(",")]
+    return *ALLOWED_TARGETS, *(_with_dot(prefix) for prefix in asked_for if prefix)
+
+
+def _with_dot(prefix: str) -> str:
+    """``models`` -> ``models.``, so that the prefix ends where a name does."""
+    if not prefix.strip("."):
+        raise ValueError(f"got {prefix!r} as a prefix of targets; expected the name of a package")
+    return prefix if prefix.endswith(".") else f"{prefix}."
+
+
 def instantiate_from_config(config: Mapping[str, Any] | str) -> Any:
     """Build the object that a YAML node describes: ``target`` is a class path, ``params`` its keyword
     arguments.
 
-    Only classes that are defined below one of `ALLOWED_TARGETS` are built. The strings ``__is_first_stage__``
-    and ``__is_unconditional__`` give None, as in the original.
+    Only classes that are defined below one of `ALLOWED_TARGETS` are built; see `allow_targets`. The strings
+    ``__is_first_stage__`` and ``__is_unconditional__`` give None, as in the original.
 
     Raises:
         KeyError: the node has no ``target``.
@@ -131,9 +172,11 @@ def get_obj_from_str(string: str, reload: bool = False, where: str = "target") -
         reload: load the module anew.
         where: the place (YAML key) that error texts name.
     """
-    if not isinstance(string, str) or not string.startswith(ALLOWED_TARGETS):
+    allowed = _allowed_targets()
+    if not isinstance(string, str) or not string.startswith(allowed):
         raise ValueError(
-            f"{where}: target {string!r} is not allowed; it must start with one of {ALLOWED_TARGETS}"
+            f"{where}: target {string!r} is not allowed; it must start with one of {allowed}. If it is your "
+            f"own, call ldm.util.allow_targets(...) with its package, or name that in {ALLOW_VARIABLE}."
         )
     module_name, _, name = string.rpartition(".")
     try:
@@ -143,7 +186,7 @@ def get_obj_from_str(string: str, reload: bool = False, where: str = "target") -
         raise ValueError(f"{where}: target {string!r} is not there: {error}") from error
     # A module's own imports are not targets: `ldm.util.importlib` would open the way to everything else.
     home = getattr(found, "__module__", None)
-    if not isinstance(home, str) or not f"{home}.".startswith(ALLOWED_TARGETS):
+    if not isinstance(home, str) or not f"{home}.".startswith(allowed):
         raise ValueError(f"{where}: target {string!r} is not allowed; it is defined in {home!r}")
     return found
 

@@ -264,7 +264,7 @@ def _callbacks(settings: Settings, model: pl.LightningModule) -> list[pl.Callbac
     if settings.ema:
         callbacks.append(TrainedWeightsEMA(settings.ema))
     if settings.logger_freq:
-        callbacks.append(ImageLogger(settings.logger_freq, increase_log_steps=False, log_first_step=True))
+        callbacks.append(ImageLogger(settings.logger_freq))
     if settings.val and isinstance(model, ControlLDM):
         callbacks.append(ControlGap())
     callbacks.append(SaveLast(settings.last_checkpoint, settings.save_every))

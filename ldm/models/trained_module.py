@@ -60,10 +60,8 @@ class TrainedModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """``make_optimizer``'s, or the model's own kind, with the schedule of ``scheduler_config``."""
-        parameters = self.trained_parameters()
-        self.freeze_all_but(parameters)
-        optimizer = (self.make_optimizer or self.default_optimizer)(parameters, lr=self.learning_rate)
-        return with_schedule(optimizer, self.scheduler_config)
+        make = self.make_optimizer or self.default_optimizer
+        return with_schedule(make(self.trained_parameters(), lr=self.learning_rate), self.scheduler_config)
 
     def setup(self, stage: str) -> None:
         if stage == "fit":

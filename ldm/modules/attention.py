@@ -50,24 +50,30 @@ class FeedForward(nn.Module):
 
 
 def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slice_size: int | None = None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    slice_size: int | None = None,
+    scale: float | None = None,
 ) -> torch.Tensor:
-    """softmax(q k^T / sqrt(d)) v for ``[B, heads, N, d]``.
+    """softmax(q k^T scale) v for ``[B, heads, N, d]``.
 
     Args:
         slice_size: how many heads of the whole batch to compute at a time, for little memory: no more than
             ``slice_size`` matrices of N x M scores can exist at once, whichever kernel torch takes. None
             computes all at once.
+        scale: None for 1 / sqrt(d).
     """
     if slice_size is None:
-        return F.scaled_dot_product_attention(query, key, value)
+        return F.scaled_dot_product_attention(query, key, value, scale=scale)
     if slice_size < 1:
         raise ValueError(
             f"got a slice size of {slice_size} for attention; expected 1 or more, or None for no slices"
         )
     flat = [tensor.flatten(0, 1).split(slice_size) for tensor in (query, key, value)]  # [slice, N, d] each
     slices = [
-        F.scaled_dot_product_attention(q[None], k[None], v[None])[0] for q, k, v in zip(*flat, strict=True)
+        F.scaled_dot_product_attention(q[None], k[None], v[None], scale=scale)[0]
+        for q, k, v in zip(*flat, strict=True)
     ]
     return torch.cat(slices).view(*query.shape[:-1], value.shape[-1])
 
@@ -76,14 +82,22 @@ def set_attention_slice(model: nn.Module, slice_size: int | None) -> None:
     """Let the attention layers of ``model`` compute ``slice_size`` heads at a time, by default all (None)."""
     for module in model.modules():
         if hasattr(module, "slice_size"):
-            module.slice_size = slice_size
+            vars(module).pop("slice_size", None)  # what holds for the class is the default
+            if slice_size is not None:
+                module.slice_size = slice_size
 
 
 class CrossAttention(nn.Module):
     """Multi-head attention from ``x`` to ``context``, or to itself where there is none.
 
     Shapes: x ``[B, N, query_dim]``, context ``[B, M, context_dim]`` -> ``[B, N, query_dim]``.
+
+    Attributes:
+        scale: factor of the scores, 1 / sqrt(dim_head).
+        slice_size: see `attend`.
     """
+
+    slice_size: int | None = None
 
     def __init__(
         self,
@@ -97,7 +111,7 @@ class CrossAttention(nn.Module):
         inner_dim = dim_head * heads
         context_dim = default(context_dim, query_dim)
         self.heads = heads
-        self.slice_size: int | None = None
+        self.scale = dim_head**-0.5
         self.to_q = nn.Linear(query_dim, inner_dim, bias=False)
         self.to_k = nn.Linear(context_dim, inner_dim, bias=False)
         self.to_v = nn.Linear(context_dim, inner_dim, bias=False)
@@ -108,12 +122,24 @@ class CrossAttention(nn.Module):
         q, k, v = (
             self._split_heads(tensor) for tensor in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
-        out = attend(q, k, v, self.slice_size)  # [B, heads, N, d]
+        out = attend(q, k, v, self.slice_size, self.scale)  # [B, heads, N, d]
         return self.to_out(out.transpose(1, 2).flatten(2))  # [B, N, query_dim]
 
     def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
         """``[B, N, heads * d] -> [B, heads, N, d]``."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+MemoryEfficientCrossAttention = CrossAttention
+"""The original's name for attention by xformers. There is one kind here, with torch's own kernels."""
+
+XFORMERS_IS_AVAILBLE = False
+"""Whether the original found xformers, in its spelling."""
+
+
+def Normalize(in_channels: int) -> nn.GroupNorm:
+    """Group normalization as the transformers have it."""
+    return nn.GroupNorm(32, in_channels, eps=1e-6)
 
 
 class BasicTransformerBlock(nn.Module):
@@ -187,7 +213,7 @@ class SpatialTransformer(nn.Module):
         without_self_attention = _one_per_block(disable_self_attn, depth, "disable_self_attn")
         self.in_channels = in_channels
         self.use_linear = use_linear
-        self.norm = nn.GroupNorm(32, in_channels, eps=1e-6)
+        self.norm = Normalize(in_channels)
         self.proj_in = (
             nn.Linear(in_channels, inner_dim) if use_linear else nn.Conv2d(in_channels, inner_dim, 1)
         )

@@ -63,17 +63,17 @@ def written(tmp_path: Path, name: str = "control") -> list[str]:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"increase_log_steps": False}, ["gs-000006_e-000001_b-000002"]),
+        ({}, ["gs-000000_e-000000_b-000000", "gs-000006_e-000001_b-000002"]),
+        ({"log_first_step": False}, ["gs-000006_e-000001_b-000002"]),
         (
-            {"increase_log_steps": False, "log_first_step": True},
-            ["gs-000000_e-000000_b-000000", "gs-000006_e-000001_b-000002"],
+            {"increase_log_steps": True, "log_first_step": False},
+            [f"gs-{s:06}_e-{s // 4:06}_b-{s % 4:06}" for s in (1, 2, 4, 6)],
         ),
-        ({}, [f"gs-{s:06}_e-{s // 4:06}_b-{s % 4:06}" for s in (1, 2, 4, 6)]),
         ({"disabled": True}, []),
         ({"max_images": 0}, []),
         (
-            {"batch_frequency": 3, "increase_log_steps": False, "log_on_batch_idx": True},
-            ["gs-000003_e-000000_b-000003", "gs-000007_e-000001_b-000003"],
+            {"batch_frequency": 3, "log_on_batch_idx": True},  # exactly as the original
+            [f"gs-{s:06}_e-{s // 4:06}_b-{s % 4:06}" for s in (0, 3, 4, 7, 8)],
         ),
     ],
 )
@@ -83,12 +83,12 @@ def test_when_pictures_are_written(tmp_path: Path, options: dict[str, Any], expe
 
 
 def test_accumulated_batches_write_once_a_step(tmp_path: Path) -> None:
-    fit(tmp_path, ImageLogger(2, increase_log_steps=False), steps=4, accumulate_grad_batches=2)
+    fit(tmp_path, ImageLogger(2, log_first_step=False), steps=4, accumulate_grad_batches=2)
     assert written(tmp_path) == ["gs-000002_e-000001_b-000000"]
 
 
 def test_what_is_written(tmp_path: Path) -> None:
-    options = {"increase_log_steps": False, "log_images_kwargs": {"ddim_steps": 3}}
+    options = {"log_first_step": False, "log_images_kwargs": {"ddim_steps": 3}}
     painter = fit(tmp_path, ImageLogger(2, max_images=5, **options), steps=5)
     assert painter.calls == [{"training": False, "N": 5, "ddim_steps": 3}] * 2
     path = tmp_path / "image_log" / "train" / "control_gs-000002_e-000000_b-000002.png"
@@ -113,7 +113,7 @@ def test_what_is_written(tmp_path: Path) -> None:
 
 def test_training_is_untouched(tmp_path: Path) -> None:
     without = fit(tmp_path / "without", ImageLogger(disabled=True))
-    painter = fit(tmp_path / "with", ImageLogger(2, log_first_step=True))
+    painter = fit(tmp_path / "with", ImageLogger(2))
     assert painter.drawn == without.drawn
     assert painter.training and not painter.frozen.training  # parts in eval mode stay so
 

@@ -12,8 +12,8 @@ from golden_data import fill_by_recipe, load_golden, relative_error, tiny_config
 
 from cldm.cldm import ControlLDM
 from cldm.ddim_hacked import DDIMSampler
-from ldm.models.diffusion.conditions import join_conditions
 from ldm.models.diffusion.ddpm import DDPM
+from ldm.models.diffusion.guidance import join_conditions
 from ldm.util import instantiate_from_config
 
 SHAPE = (4, 8, 8)

@@ -119,6 +119,7 @@ def test_only_what_is_trained_takes_gradients(locked: bool) -> None:
     model, tensors, case = control_model()
     model.sd_locked = locked
     optimizer = model.configure_optimizers()
+    model.freeze_untrained()
     trained = {id(p) for p in optimizer.param_groups[0]["params"]}
     prefixes = ("control_model.",) if locked else ("control_model.", "model.diffusion_model.out")
     for name, parameter in model.named_parameters():

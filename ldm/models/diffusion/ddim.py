@@ -7,76 +7,18 @@ Sources: DDIM (arXiv 2010.02502), classifier-free guidance (2207.12598), SDEdit 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from ldm.models.diffusion.conditions import check_rows, join_conditions
-from ldm.modules.diffusionmodules.util import make_ddim_sampling_parameters, make_ddim_timesteps, noise_like
-
-Generators = torch.Generator | Sequence[torch.Generator] | None
-
-
-@dataclass(frozen=True)
-class DDIMSchedule:
-    """Time steps in ascending order and what DDIM needs at each, as numbers on the host: float64 ``[S]``."""
-
-    timesteps: np.ndarray
-    alphas: np.ndarray
-    alphas_prev: np.ndarray
-    sigmas: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.timesteps)
+from ldm.models.diffusion.guidance import check_rows
+from ldm.models.diffusion.sampler import Generators, Sampler, refuse_unsupported
+from ldm.modules.diffusionmodules.util import noise_like
 
 
-class DDIMSampler:
-    """Samples from a diffusion model in few steps.
-
-    Args:
-        model: a `LatentDiffusion` or anything with ``apply_model(x, t, cond)``, ``alphas_cumprod``,
-            ``num_timesteps`` and ``parameterization``.
-        schedule: kept from the original, which never used it.
-    """
-
-    def __init__(self, model: Any, schedule: str = "linear", **kwargs):
-        self.model = model
-        self.ddpm_num_timesteps = model.num_timesteps
-        self.schedule = schedule
-
-    def make_schedule(
-        self,
-        ddim_num_steps: int,
-        ddim_discretize: str = "uniform",
-        ddim_eta: float = 0.0,
-        verbose: bool = True,
-    ) -> DDIMSchedule:
-        """Choose the time steps; also kept as ``ddim_timesteps``, ``ddim_alphas`` ... for `decode` and for
-        scripts.
-        """
-        timesteps = make_ddim_timesteps(
-            ddim_discretize, ddim_num_steps, self.ddpm_num_timesteps, verbose=verbose
-        )
-        sigmas, alphas, alphas_prev = make_ddim_sampling_parameters(
-            self.model.alphas_cumprod, timesteps, ddim_eta, verbose=verbose
-        )
-        schedule = DDIMSchedule(timesteps, alphas, alphas_prev, sigmas)
-        self.ddim_schedule = schedule
-        self.ddim_timesteps = timesteps
-        self.ddim_alphas, self.ddim_alphas_prev, self.ddim_sigmas = alphas, alphas_prev, sigmas
-        self.ddim_sqrt_one_minus_alphas = np.sqrt(1.0 - alphas)
-        return schedule
-
-    def original_schedule(self, eta: float = 0.0) -> DDIMSchedule:
-        """Every time step of the model."""
-        timesteps = np.arange(self.ddpm_num_timesteps)
-        alphas = self.model.alphas_cumprod.detach().cpu().double().numpy()
-        alphas_prev = np.append(1.0, alphas[:-1])
-        sigmas = eta * np.sqrt((1 - alphas_prev) / (1 - alphas) * (1 - alphas / alphas_prev))
-        return DDIMSchedule(timesteps, alphas, alphas_prev, sigmas)
+class DDIMSampler(Sampler):
+    """Samples by DDIM; see `Sampler` for its arguments."""
 
     @torch.no_grad()
     def sample(
@@ -141,17 +83,15 @@ class DDIMSampler:
         Raises:
             ValueError: the condition's batch is not B, or an argument has no meaning here.
         """
-        if dynamic_threshold is not None or quantize_x0 or normals_sequence is not None:
-            raise ValueError(
-                "dynamic_threshold, quantize_x0 and normals_sequence are not supported; leave them out"
-            )
+        refuse_unsupported(
+            dynamic_threshold=dynamic_threshold, quantize_x0=quantize_x0, normals_sequence=normals_sequence
+        )
         check_rows(conditioning, batch_size)
         check_rows(unconditional_conditioning, batch_size, "an unconditional condition")
-        schedule = self.make_schedule(S, ddim_eta=eta, verbose=verbose)
+        self.make_schedule(S, ddim_eta=eta, verbose=verbose)
         return self.ddim_sampling(
             conditioning,
             (batch_size, *shape),
-            schedule=schedule,
             callback=callback,
             img_callback=img_callback,
             mask=mask,
@@ -160,13 +100,12 @@ class DDIMSampler:
             noise_dropout=noise_dropout,
             score_corrector=score_corrector,
             corrector_kwargs=corrector_kwargs,
-            verbose=verbose,
             x_T=x_T,
             log_every_t=log_every_t,
             unconditional_guidance_scale=unconditional_guidance_scale,
             unconditional_conditioning=unconditional_conditioning,
             ucg_schedule=ucg_schedule,
-            generator=generator,
+            **_if_given(generator),
         )
 
     @torch.no_grad()
@@ -174,23 +113,36 @@ class DDIMSampler:
         self,
         cond: Any,
         shape: Sequence[int],
-        schedule: DDIMSchedule,
         x_T: torch.Tensor | None = None,
+        ddim_use_original_steps: bool = False,
         callback: Callable[[int], Any] | None = None,
-        img_callback: Callable[[torch.Tensor, int], Any] | None = None,
+        timesteps: int | None = None,
+        quantize_denoised: bool = False,
         mask: torch.Tensor | None = None,
         x0: torch.Tensor | None = None,
+        img_callback: Callable[[torch.Tensor, int], Any] | None = None,
         log_every_t: int = 100,
+        temperature: float = 1.0,
+        noise_dropout: float = 0.0,
+        score_corrector: Any = None,
+        corrector_kwargs: Mapping[str, Any] | None = None,
         unconditional_guidance_scale: float = 1.0,
         unconditional_conditioning: Any = None,
+        dynamic_threshold: Any = None,
         ucg_schedule: Sequence[float] | None = None,
         generator: Generators = None,
-        verbose: bool = True,
-        **step_options: Any,
     ) -> tuple[torch.Tensor, dict[str, list[torch.Tensor]]]:
-        """The loop of `sample`, over a given schedule; arguments as there."""
+        """The loop of `sample`, over the schedule of `make_schedule`; arguments as there.
+
+        Args:
+            shape: (B, C, H, W).
+            ddim_use_original_steps: visit every time step of the model instead.
+            timesteps: not all of them; see `Sampler.steps_of`.
+        """
+        refuse_unsupported(dynamic_threshold=dynamic_threshold, quantize_denoised=quantize_denoised)
         device = self.model.alphas_cumprod.device
-        steps = len(schedule)
+        visited = self.steps_of(ddim_use_original_steps, timesteps)
+        steps = len(visited)
         if ucg_schedule is not None and len(ucg_schedule) != steps:
             raise ValueError(
                 f"got {len(ucg_schedule)} values in ucg_schedule; expected {steps}, one for each step"
@@ -198,9 +150,9 @@ class DDIMSampler:
         if mask is not None and x0 is None:
             raise ValueError("a mask needs x0, the latents that it keeps")
         x = noise_like(shape, device, generator=generator) if x_T is None else x_T
-        cond, uncond = self._prepare(cond), self._prepare(unconditional_conditioning)
+        cond, uncond = self.prepared(cond), self.prepared(unconditional_conditioning)
         intermediates = {"x_inter": [x], "pred_x0": [x]}
-        for i, step in enumerate(tqdm(schedule.timesteps[::-1], desc="DDIM Sampler", disable=not verbose)):
+        for i, step in enumerate(tqdm(visited[::-1], desc="DDIM Sampler", disable=not self.verbose)):
             index = steps - i - 1
             if callback:
                 callback(i)
@@ -212,14 +164,17 @@ class DDIMSampler:
                 x,
                 cond,
                 t,
-                index,
+                index=index,
+                use_original_steps=ddim_use_original_steps,
+                temperature=temperature,
+                noise_dropout=noise_dropout,
+                score_corrector=score_corrector,
+                corrector_kwargs=corrector_kwargs,
                 unconditional_guidance_scale=ucg_schedule[i]
                 if ucg_schedule
                 else unconditional_guidance_scale,
                 unconditional_conditioning=uncond,
-                schedule=schedule,
-                generator=generator,
-                **step_options,
+                **_if_given(generator),
             )
             if img_callback:
                 img_callback(pred_x0, i)
@@ -236,59 +191,34 @@ class DDIMSampler:
         t: torch.Tensor,
         index: int,
         repeat_noise: bool = False,
+        use_original_steps: bool = False,
+        quantize_denoised: bool = False,
         temperature: float = 1.0,
         noise_dropout: float = 0.0,
         score_corrector: Any = None,
         corrector_kwargs: Mapping[str, Any] | None = None,
         unconditional_guidance_scale: float = 1.0,
         unconditional_conditioning: Any = None,
-        schedule: DDIMSchedule | None = None,
+        dynamic_threshold: Any = None,
         generator: Generators = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One step (DDIM, equation 12): x_t ``[B, C, H, W]`` -> x_{t-1} and the predicted x_0.
 
         Args:
-            index: place of ``t`` in the schedule, by default that of `make_schedule`.
+            index: place of ``t`` in the schedule of `make_schedule`, or with ``use_original_steps`` in that
+                of every time step.
             others: see `sample`.
         """
-        schedule = schedule or self.ddim_schedule
-        alpha, alpha_prev, sigma = schedule.alphas[index], schedule.alphas_prev[index], schedule.sigmas[index]
+        refuse_unsupported(dynamic_threshold=dynamic_threshold, quantize_denoised=quantize_denoised)
+        schedule = self.schedule_of(use_original_steps)
+        alpha = schedule.alphas[index]
         output = self.guided_output(x, t, c, unconditional_conditioning, unconditional_guidance_scale)
-        e_t = self._noise_of(output, x, t, alpha)
-        if score_corrector is not None:
-            if self.model.parameterization != "eps":
-                raise ValueError(
-                    f"a score_corrector needs an eps model; this one predicts {self.model.parameterization}"
-                )
-            e_t = score_corrector.modify_score(self.model, e_t, x, t, c, **(corrector_kwargs or {}))
-        if self.model.parameterization == "x0":
-            pred_x0 = output
-        elif self.model.parameterization == "v":
-            pred_x0 = self.model.predict_start_from_z_and_v(x, t, output)
-        else:
-            pred_x0 = (x - (1.0 - alpha) ** 0.5 * e_t) / alpha**0.5
-        direction = max(1.0 - alpha_prev - sigma**2, 0.0) ** 0.5 * e_t
-        # Drawn also where sigma is 0: the seeds of the original depend on it.
-        noise = sigma * noise_like(x.shape, x.device, repeat_noise, generator) * temperature
-        if noise_dropout > 0.0:
-            noise = torch.nn.functional.dropout(noise, p=noise_dropout)
-        return alpha_prev**0.5 * pred_x0 + direction + noise, pred_x0
-
-    def guided_output(
-        self, x: torch.Tensor, t: torch.Tensor, cond: Any, uncond: Any = None, scale: float = 1.0
-    ) -> torch.Tensor:
-        """The model's output with classifier-free guidance, ``[B, C, H, W]``.
-
-        Both conditions go through the networks as one batch of 2B wherever they fit together.
-        """
-        if uncond is None or scale == 1.0:
-            return self.model.apply_model(x, t, cond)
-        joined = join_conditions(cond, uncond)
-        if joined is None:
-            with_cond, without = self.model.apply_model(x, t, cond), self.model.apply_model(x, t, uncond)
-        else:
-            with_cond, without = self.model.apply_model(torch.cat([x, x]), torch.cat([t, t]), joined).chunk(2)
-        return without + scale * (with_cond - without)
+        e_t = self.predicted_noise(x, t, output, alpha, c, score_corrector, corrector_kwargs)
+        pred_x0 = self.predicted_start(x, t, output, e_t, alpha)
+        x_prev = self.step_back(
+            pred_x0, e_t, index, schedule, repeat_noise, temperature, noise_dropout, generator
+        )
+        return x_prev, pred_x0
 
     @torch.no_grad()
     def encode(
@@ -311,16 +241,16 @@ class DDIMSampler:
         Args:
             return_intermediates: about how many results on the way to keep.
         """
-        schedule = self.original_schedule() if use_original_steps else self.ddim_schedule
+        schedule = self.schedule_of(use_original_steps)
         if not 1 <= t_enc <= len(schedule):
             raise ValueError(f"got t_enc={t_enc}; expected 1 to {len(schedule)}, the steps of the schedule")
-        cond, uncond = self._prepare(c), self._prepare(unconditional_conditioning)
+        cond, uncond = self.prepared(c), self.prepared(unconditional_conditioning)
         x, kept, kept_steps = x0, [], []
         for i in tqdm(range(t_enc), desc="Encoding Image", disable=not verbose):
             t = torch.full((x0.shape[0],), int(schedule.timesteps[i]), device=x0.device, dtype=torch.long)
             alpha, alpha_next = schedule.alphas_prev[i], schedule.alphas[i]
             output = self.guided_output(x, t, cond, uncond, unconditional_guidance_scale)
-            e_t = self._noise_of(output, x, t, alpha)
+            e_t = self.predicted_noise(x, t, output, alpha)
             scaled_noise = alpha_next**0.5 * ((1 / alpha_next - 1) ** 0.5 - (1 / alpha - 1) ** 0.5) * e_t
             x = (alpha_next / alpha) ** 0.5 * x + scaled_noise
             if return_intermediates and (i % max(1, t_enc // return_intermediates) == 0 or i >= t_enc - 2):
@@ -342,7 +272,7 @@ class DDIMSampler:
         noise: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Noisy latents at place ``t [B]`` of the schedule, to be continued by `decode` (image to image)."""
-        schedule = self.original_schedule() if use_original_steps else self.ddim_schedule
+        schedule = self.schedule_of(use_original_steps)
         alphas = torch.as_tensor(schedule.alphas, dtype=x0.dtype, device=x0.device)[t].view(
             -1, *(1,) * (x0.ndim - 1)
         )
@@ -363,32 +293,26 @@ class DDIMSampler:
         generator: Generators = None,
     ) -> torch.Tensor:
         """Sample on from noisy latents ``[B, C, H, W]`` over the first ``t_start`` steps of the schedule."""
-        full = self.original_schedule() if use_original_steps else self.ddim_schedule
-        schedule = DDIMSchedule(
-            full.timesteps[:t_start], full.alphas[:t_start], full.alphas_prev[:t_start], full.sigmas[:t_start]
-        )
-        x, _ = self.ddim_sampling(
-            cond,
-            x_latent.shape,
-            schedule,
-            x_T=x_latent,
-            callback=callback,
-            unconditional_guidance_scale=unconditional_guidance_scale,
-            unconditional_conditioning=unconditional_conditioning,
-            generator=generator,
-            verbose=verbose,
-        )
+        cond, uncond = self.prepared(cond), self.prepared(unconditional_conditioning)
+        visited = self.schedule_of(use_original_steps).timesteps[:t_start]
+        x = x_latent
+        for i, step in enumerate(tqdm(visited[::-1], desc="Decoding image", disable=not verbose)):
+            t = torch.full((len(x),), int(step), device=x.device, dtype=torch.long)
+            x, _ = self.p_sample_ddim(
+                x,
+                cond,
+                t,
+                index=len(visited) - i - 1,
+                use_original_steps=use_original_steps,
+                unconditional_guidance_scale=unconditional_guidance_scale,
+                unconditional_conditioning=uncond,
+                **_if_given(generator),
+            )
+            if callback:
+                callback(i)
         return x
 
-    def _prepare(self, cond: Any) -> Any:
-        """Let the model compute what stays the same over all steps, if it knows how."""
-        prepare = getattr(self.model, "prepare_condition", None)
-        return cond if prepare is None or cond is None else prepare(cond)
 
-    def _noise_of(self, output: torch.Tensor, x: torch.Tensor, t: torch.Tensor, alpha: float) -> torch.Tensor:
-        """The predicted noise, whatever the model predicts."""
-        if self.model.parameterization == "v":
-            return self.model.predict_eps_from_z_and_v(x, t, output)
-        if self.model.parameterization == "x0":
-            return (x - alpha**0.5 * output) / max(1.0 - alpha, 1e-8) ** 0.5
-        return output
+def _if_given(generator: Generators) -> dict[str, Generators]:
+    """The argument ``generator``, for methods that a subclass may have from the original, which had none."""
+    return {} if generator is None else {"generator": generator}

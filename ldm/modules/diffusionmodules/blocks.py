@@ -200,7 +200,12 @@ class AttentionBlock(nn.Module):
         use_checkpoint: compute activations again in the backward pass.
         use_new_attention_order: ``qkv`` holds all queries, then all keys, then all values; else they
             alternate by head.
+
+    Attributes:
+        slice_size: see `attend`.
     """
+
+    slice_size: int | None = None
 
     def __init__(
         self,
@@ -217,7 +222,6 @@ class AttentionBlock(nn.Module):
         self.num_heads = num_heads if num_head_channels == -1 else channels // num_head_channels
         self.use_checkpoint = use_checkpoint
         self.use_new_attention_order = use_new_attention_order
-        self.slice_size: int | None = None
         self.norm = normalization(channels)
         self.qkv = conv_nd(1, channels, channels * 3, 1)
         self.proj_out = zero_module(conv_nd(1, channels, channels, 1))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ldm.modules.attention import SpatialTransformer
 from ldm.modules.diffusionmodules.blocks import (
     AttentionBlock,
     Downsample,
@@ -22,22 +23,34 @@ from ldm.modules.diffusionmodules.blocks import (
 )
 from ldm.modules.diffusionmodules.unet_parts import UNetParts
 from ldm.modules.diffusionmodules.util import (
+    avg_pool_nd,
+    checkpoint,
     conv_nd,
     linear,
     normalization,
     timestep_embedding,
     zero_module,
 )
+from ldm.util import exists
 
 __all__ = [
     "AttentionBlock",
     "Downsample",
     "ResBlock",
+    "SpatialTransformer",
     "TimestepBlock",
     "TimestepEmbedSequential",
     "UNetModel",
     "UNetParts",
     "Upsample",
+    "avg_pool_nd",
+    "checkpoint",
+    "conv_nd",
+    "exists",
+    "linear",
+    "normalization",
+    "timestep_embedding",
+    "zero_module",
 ]
 
 

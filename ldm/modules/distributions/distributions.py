@@ -74,6 +74,22 @@ class DiagonalGaussianDistribution:
         )
 
 
+def normal_kl(
+    mean1: torch.Tensor | float,
+    logvar1: torch.Tensor | float,
+    mean2: torch.Tensor | float,
+    logvar2: torch.Tensor | float,
+) -> torch.Tensor:
+    """Kullback-Leibler divergence of the first normal distributions from the second, value by value.
+
+    Shapes follow torch's rules of broadcasting; at least one argument is a tensor.
+    """
+    like = next(value for value in (mean1, logvar1, mean2, logvar2) if torch.is_tensor(value))
+    logvar1, logvar2 = (torch.as_tensor(value).to(like) for value in (logvar1, logvar2))
+    distance = (mean1 - mean2) ** 2 * torch.exp(-logvar2)
+    return 0.5 * (logvar2 - logvar1 - 1.0 + torch.exp(logvar1 - logvar2) + distance)
+
+
 class Purpose(IntEnum):
     """What numbers of a `SampleNoise` are drawn for; each has a stream of its own."""
 

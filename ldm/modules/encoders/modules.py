@@ -43,21 +43,34 @@ class AbstractEncoder(nn.Module):
         layers: the outputs that the encoder has.
         max_length: tokens of a prompt, with start and end.
         freeze: take no gradients, and stay in eval mode.
-        long_prompts: see `FrozenCLIPEmbedder`.
+        long_prompts: see `FrozenCLIPEmbedder`; None takes what holds for the class.
     """
 
     pad_token_id: int
+    long_prompts = "truncate"
 
-    def __init__(self, layer: str, layers: Sequence[str], max_length: int, freeze: bool, long_prompts: str):
+    def __init__(
+        self, layer: str, layers: Sequence[str], max_length: int, freeze: bool, long_prompts: str | None
+    ):
         super().__init__()
         if layer not in layers:
             raise ValueError(f"layer {layer!r} unknown; expected one of {layers}")
-        if long_prompts not in ("truncate", "chunk"):
+        if long_prompts not in (None, "truncate", "chunk"):
             raise ValueError(f"long_prompts {long_prompts!r} unknown; expected truncate or chunk")
         self.layer = layer
         self.max_length = max_length
-        self.long_prompts = long_prompts
+        if long_prompts is not None:
+            self.long_prompts = long_prompts
         self.frozen = freeze
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and prompts are encoded; setting it moves them there."""
+        return next(self.parameters()).device
+
+    @device.setter
+    def device(self, value: str | torch.device) -> None:
+        self.to(value)
 
     @property
     def tokenizer(self) -> Any:
@@ -104,8 +117,7 @@ class AbstractEncoder(nn.Module):
 
     def forward(self, text: str | Sequence[str]) -> torch.Tensor:
         """B prompts -> ``[B, chunks * max_length, width]``."""
-        device = next(self.parameters()).device
-        tokens = self.tokenize(text).to(device)  # [B, chunks, max_length]
+        tokens = self.tokenize(text).to(self.device)  # [B, chunks, max_length]
         embedding = self.embed_tokens(tokens.flatten(0, 1))  # [B * chunks, max_length, width]
         return embedding.unflatten(0, tokens.shape[:2]).flatten(1, 2)
 
@@ -126,13 +138,15 @@ class FrozenCLIPEmbedder(AbstractEncoder):
             ``layer_idx``).
         layer_idx: 0 is the input embedding, the number of layers the last one; for ``layer="hidden"``.
         text_config: fields of ``CLIPTextConfig`` that differ from ViT-L/14.
-        clip_skip: 1 for the last layer, 2 for the one before, with the final norm applied; for
+        clip_skip: 1 (the default) for the last layer, 2 for the one before, with the final norm applied; for
             ``layer="last"``.
-        long_prompts: "truncate" at max_length, with a warning; or "chunk": always 3 chunks of 75 tokens, for
-            an embedding of ``[B, 231, hidden_size]`` as with the original's ``hack_everything``.
+        long_prompts: "truncate" (the default) at max_length, with a warning; or "chunk": always 3 chunks of
+            75 tokens, for an embedding of ``[B, 231, hidden_size]``. ``cldm.hack.hack_everything`` sets the
+            defaults of both.
     """
 
     LAYERS = ("last", "pooled", "hidden")
+    clip_skip = 1
     pad_token_id = 49407  # CLIP fills up with its end token
 
     def __init__(
@@ -144,20 +158,21 @@ class FrozenCLIPEmbedder(AbstractEncoder):
         layer: str = "last",
         layer_idx: int | None = None,
         text_config: Mapping[str, Any] | None = None,
-        clip_skip: int = 1,
-        long_prompts: str = "truncate",
+        clip_skip: int | None = None,
+        long_prompts: str | None = None,
     ):
         super().__init__(layer, self.LAYERS, max_length, freeze, long_prompts)
         config = {**VIT_L_14, **(text_config or {})}
         depth, positions = config["num_hidden_layers"], config["max_position_embeddings"]
         if layer == "hidden" and (layer_idx is None or abs(layer_idx) > depth):
             raise ValueError(f"got layer_idx={layer_idx} for layer 'hidden'; expected -{depth} to {depth}")
-        if not 1 <= clip_skip <= depth:
+        if clip_skip is not None and not 1 <= clip_skip <= depth:
             raise ValueError(f"got clip_skip={clip_skip}; expected 1 to {depth}, the number of layers")
         if not 3 <= max_length <= positions:
             raise ValueError(f"got max_length={max_length}; expected 3 to {positions}, the model's positions")
         self.layer_idx = layer_idx
-        self.clip_skip = clip_skip
+        if clip_skip is not None:
+            self.clip_skip = clip_skip
         self.transformer = _CLIPText(config)
         if freeze:
             self.freeze()
@@ -205,7 +220,7 @@ class FrozenOpenCLIPEmbedder(AbstractEncoder):
         freeze: bool = True,
         layer: str = "last",
         text_config: Mapping[str, Any] | None = None,
-        long_prompts: str = "truncate",
+        long_prompts: str | None = None,
     ):
         super().__init__(layer, self.LAYERS, max_length, freeze, long_prompts)
         self.model = _OpenCLIPText(arch, text_config or {})

@@ -16,6 +16,7 @@ from torch import nn
 
 from ldm.models.diffusion.ancestral import ancestral_sampling, ancestral_step
 from ldm.models.diffusion.ddpm.wrapper import DiffusionWrapper
+from ldm.models.diffusion.guidance import takes_joined_conditions
 from ldm.models.diffusion.objective import TrainingObjective
 from ldm.models.diffusion.schedule import NoiseSchedule
 from ldm.models.trained_module import TrainedModule
@@ -239,6 +240,7 @@ class DDPM(TrainedModule):
         log[f"{stage}/loss"] = loss
         return loss, {name: value.detach() for name, value in log.items()}
 
+    @takes_joined_conditions
     def apply_model(self, x_noisy: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor:
         """The network's output for noisy samples."""
         return self.model(x_noisy, t)

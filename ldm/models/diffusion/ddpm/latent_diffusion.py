@@ -13,9 +13,15 @@ from torch import nn
 
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.ddpm.ddpm import DDPM
+from ldm.models.diffusion.guidance import takes_joined_conditions
 from ldm.models.diffusion.image_log import condition_size, log_latent_images, picture_rows
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution, Purpose, SampleNoise
 from ldm.util import instantiate_from_config
+
+
+def disabled_train(self: nn.Module, mode: bool = True) -> nn.Module:
+    """Stands in for the ``train`` of a network that is to stay as it is, in scripts of the original."""
+    return self
 
 
 class LatentDiffusion(DDPM):
@@ -231,6 +237,7 @@ class LatentDiffusion(DDPM):
             return {**c, "c_crossattn": embedded}
         return self.get_learned_conditioning(c)
 
+    @takes_joined_conditions
     def apply_model(self, x_noisy: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor:
         """The network's output for noisy latents ``[B, 4, h, w]`` at time steps ``[B]``.
 

@@ -1,11 +1,50 @@
-"""Conditions as batches: joining the two of classifier-free guidance, and checking their size."""
+"""Classifier-free guidance (arXiv 2207.12598): both conditions in one batch wherever that is possible."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
+
+ApplyModel = TypeVar("ApplyModel", bound=Callable[..., torch.Tensor])
+
+
+def takes_joined_conditions(apply_model: ApplyModel) -> ApplyModel:
+    """Marks an ``apply_model`` that takes conditions as samplers make them: the two of guidance joined to one
+    batch, and with what the model's ``prepare_condition`` has computed.
+
+    One that somebody else wrote, in a subclass or in its place, is called as the original called it: with
+    one condition after the other, as they are.
+    """
+    apply_model.takes_joined_conditions = True
+    return apply_model
+
+
+def knows_joined_conditions(model: Any) -> bool:
+    """Whether the model's ``apply_model`` is marked so."""
+    return getattr(model.apply_model, "takes_joined_conditions", False)
+
+
+def guided_output(
+    model: Any, x: torch.Tensor, t: torch.Tensor, cond: Any, uncond: Any = None, scale: float = 1.0
+) -> torch.Tensor:
+    """The model's output for ``cond``, pushed away from that for ``uncond``: ``[B, C, H, W]``.
+
+    Args:
+        model: anything with ``apply_model(x, t, cond)``.
+        x: noisy latents ``[B, C, H, W]``.
+        t: time steps ``[B]``.
+        scale: 1 is no guidance, nor is an ``uncond`` of None.
+    """
+    if uncond is None or scale == 1.0:
+        return model.apply_model(x, t, cond)
+    joined = join_conditions(cond, uncond) if knows_joined_conditions(model) else None
+    if joined is None:
+        with_cond, without = model.apply_model(x, t, cond), model.apply_model(x, t, uncond)
+    else:
+        with_cond, without = model.apply_model(torch.cat([x, x]), torch.cat([t, t]), joined).chunk(2)
+    return without + scale * (with_cond - without)
 
 
 def join_conditions(cond: Any, uncond: Any) -> Any:
