@@ -73,6 +73,9 @@ class ControlNet(UNetParts):
         hint_channels: channels of the control picture, 3 for RGB.
         n_embed: kept for the YAML, without effect.
         others: see `UNetParts`.
+
+    Attributes:
+        global_average_pooling: every output is averaged over the picture (ControlNet 1.1 shuffle).
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class ControlNet(UNetParts):
             image_size, in_channels, model_channels, num_res_blocks, attention_resolutions, **options
         )
         self.hint_channels = hint_channels
+        self.global_average_pooling = False
 
         self.time_embed = self.make_time_embed()
         self.input_blocks, widths = self.make_input_blocks()
@@ -162,6 +166,8 @@ class ControlNet(UNetParts):
             outputs.append(zero_conv(h, emb, context))
         h = self.middle_block(h, emb, context)
         outputs.append(self.middle_block_out(h, emb, context))
+        if self.global_average_pooling:
+            return [output.mean(dim=(2, 3), keepdim=True) for output in outputs]  # [B, C, 1, 1]
         return outputs
 
 
@@ -172,6 +178,7 @@ class ControlLDM(LatentDiffusion):
         control_stage_config: YAML node of the `ControlNet`.
         control_key: key of the hint in a batch, ``[B, H, W, C]`` in [0, 1].
         only_mid_control: feed only the middle block's control to the UNet.
+        global_average_pooling: see `ControlNet`.
 
     Attributes:
         control_scales: a factor for each of the control copy's outputs (13 for Stable Diffusion). A condition
@@ -185,10 +192,12 @@ class ControlLDM(LatentDiffusion):
         control_key: str,
         only_mid_control: bool,
         *args: Any,
+        global_average_pooling: bool = False,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
         self.control_model = instantiate_from_config(control_stage_config)
+        self.control_model.global_average_pooling = global_average_pooling
         self.control_key = control_key
         self.only_mid_control = only_mid_control
         self.control_scales = [1.0] * (len(self.control_model.zero_convs) + 1)
@@ -220,7 +229,8 @@ class ControlLDM(LatentDiffusion):
         Args:
             cond: ``c_crossattn``: list of text embeddings ``[B, M, D]``; ``c_concat``: list of hints ``[B, 3,
                 8h, 8w]`` in [0, 1], or None for no control. Hints with fewer than B rows steer the first rows
-                only. Optional: ``control_scales``, and ``hint_embedding`` as `prepare_condition` adds it.
+                only. Optional: ``control_scales``; ``control_model``, a `ControlNet` that steers instead of
+                the model's own; and ``hint_embedding`` as `prepare_condition` adds it.
         """
         context = torch.cat(list(cond["c_crossattn"]), dim=1)
         control = None
@@ -241,7 +251,7 @@ class ControlLDM(LatentDiffusion):
             raise ValueError(
                 f"got {rows} hints for a batch of {x_noisy.shape[0]} latents; expected as many or fewer"
             )
-        control = self.control_model(
+        control = self._network_of(cond)(
             x=x_noisy[:rows],
             hint=hint,
             timesteps=t[:rows],
@@ -257,13 +267,16 @@ class ControlLDM(LatentDiffusion):
         # More scales than outputs are fine: scripts set 13, also for smaller models.
         return [output * scale for output, scale in zip(control, scales, strict=False)]
 
+    def _network_of(self, cond: Mapping[str, Any]) -> ControlNet:
+        return cond.get("control_model") or self.control_model
+
     def prepare_condition(self, cond: Mapping[str, Any]) -> Mapping[str, Any]:
         """Add what stays the same over a whole sampling: the embedding of the hint."""
         if cond.get("c_concat") is None or "hint_embedding" in cond:
             return cond
         return {
             **cond,
-            "hint_embedding": self.control_model.embed_hint(torch.cat(list(cond["c_concat"]), dim=1)),
+            "hint_embedding": self._network_of(cond).embed_hint(torch.cat(list(cond["c_concat"]), dim=1)),
         }
 
     @torch.no_grad()
