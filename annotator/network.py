@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ldm.command import command_name
 from ldm.files import find_file
 from ldm.packing import pack_weights
 from ldm.weights import WeightsError
@@ -97,7 +98,7 @@ class NetworkDetector(ABC):
         best = find_file(names[0])
         raise WeightsError(
             f"{best}: the detector's weights are missing. Fetch them with: "
-            f"controlnet weights fetch {best.stem}"
+            f"{command_name()} weights fetch {best.stem}"
         )
 
 

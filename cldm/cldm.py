@@ -66,6 +66,9 @@ class ControlNet(UNetParts):
         hint_channels: channels of the control picture, 3 for RGB.
         n_embed: kept for the YAML, without effect.
         others: see `UNetParts`.
+
+    Attributes:
+        global_average_pooling: every output is averaged over the picture (ControlNet 1.1 shuffle).
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class ControlNet(UNetParts):
             image_size, in_channels, model_channels, num_res_blocks, attention_resolutions, **options
         )
         self.hint_channels = hint_channels
+        self.global_average_pooling = False
 
         self.time_embed = self.make_time_embed()
         self.input_blocks, widths = self.make_input_blocks()
@@ -155,6 +159,8 @@ class ControlNet(UNetParts):
             outputs.append(zero_conv(h, emb, context))
         h = self.middle_block(h, emb, context)
         outputs.append(self.middle_block_out(h, emb, context))
+        if self.global_average_pooling:
+            return [output.mean(dim=(2, 3), keepdim=True) for output in outputs]  # [B, C, 1, 1]
         return outputs
 
 
@@ -170,6 +176,7 @@ class ControlLDM(LatentDiffusion):
         control_stage_config: YAML node of the `ControlNet`.
         control_key: key of the hint in a batch, ``[B, H, W, C]`` in [0, 1].
         only_mid_control: feed only the middle block's control to the UNet.
+        global_average_pooling: see `ControlNet`.
 
     Attributes:
         control_scales: a factor for each of the control copy's outputs (13 for Stable Diffusion). A condition
@@ -183,10 +190,12 @@ class ControlLDM(LatentDiffusion):
         control_key: str,
         only_mid_control: bool,
         *args: Any,
+        global_average_pooling: bool = False,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
         self.control_model = instantiate_from_config(control_stage_config)
+        self.control_model.global_average_pooling = global_average_pooling
         self.control_key = control_key
         self.only_mid_control = only_mid_control
         outputs = len(getattr(self.control_model, "zero_convs", range(12))) + 1
@@ -220,7 +229,8 @@ class ControlLDM(LatentDiffusion):
         Args:
             cond: ``c_crossattn``: list of text embeddings ``[B, M, D]``; ``c_concat``: list of hints ``[B, 3,
                 8h, 8w]`` in [0, 1], or None for no control. Hints with fewer than B rows steer the first rows
-                only. Optional: ``control_scales``, and ``hint_embedding`` as `prepare_condition` adds it.
+                only. Optional: ``control_scales``; ``control_model``, a `ControlNet` that steers instead of
+                the model's own; and ``hint_embedding`` as `prepare_condition` adds it.
         """
         context = torch.cat(list(cond["c_crossattn"]), dim=1)
         control = None
@@ -242,7 +252,7 @@ class ControlLDM(LatentDiffusion):
                 f"got {rows} hints for a batch of {x_noisy.shape[0]} latents; expected as many or fewer"
             )
         embedding = {"hint_embedding": cond["hint_embedding"]} if "hint_embedding" in cond else {}
-        control = self.control_model(
+        control = self._network_of(cond)(
             x=x_noisy[:rows], hint=hint, timesteps=t[:rows], context=context[:rows], **embedding
         )
         scales = cond.get("control_scales")
@@ -256,12 +266,15 @@ class ControlLDM(LatentDiffusion):
         unsteered = x_noisy.shape[0] - rows
         return [_with_zeros(output, unsteered) for output in control] if unsteered else control
 
+    def _network_of(self, cond: Mapping[str, Any]) -> ControlNet:
+        return cond.get("control_model") or self.control_model
+
     def prepare_condition(self, cond: Mapping[str, Any]) -> Mapping[str, Any]:
         """Add what stays the same over a whole sampling: the embedding of the hint.
 
         A control copy with a ``forward`` of its own, or without a network for hints, takes the hint as it is.
         """
-        network = self.control_model
+        network = self._network_of(cond)
         embeds = type(network).forward is ControlNet.forward and hasattr(network, "input_hint_block")
         if not embeds or cond.get("c_concat") is None or "hint_embedding" in cond:
             return cond

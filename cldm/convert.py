@@ -9,19 +9,23 @@ Sources: tool_add_control.py and tool_transfer_control.py of the original.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from ldm.layouts import CONTROL, TEXT, UNET, VAE
+from ldm.recipes import Entry, sum_of, tensor_of, tensors_of
 from ldm.weights import WeightsError, first_few
 
-StateDict = Mapping[str, Tensor]
+StateDict = Mapping[str, Entry]
 
-CONTROL = "control_model."
-UNET = "model.diffusion_model."
-BORROWED = ("first_stage_model.", "cond_stage_model.")
+BORROWED = (VAE, TEXT)
 """VAE and text encoder: an offset of the UNet does not touch them."""
+
+_SAMPLE, _SMALL = 12, 0.3
 
 
 def get_node_name(name: str, parent_name: str) -> tuple[bool, str]:
@@ -37,7 +41,7 @@ def counterpart(key: str) -> str:
     return UNET + rest if is_control else key
 
 
-def add_control(weights: StateDict, scratch: StateDict) -> tuple[dict[str, Tensor], list[str]]:
+def add_control(weights: StateDict, scratch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Stable Diffusion's weights with a control copy of its encoder.
 
     Args:
@@ -66,7 +70,7 @@ def add_control(weights: StateDict, scratch: StateDict) -> tuple[dict[str, Tenso
     if shapes:
         raise WeightsError(f"{len(shapes)} shapes do not fit the model definition ({first_few(shapes)})")
     state = {
-        key: tensor if key in new else weights[counterpart(key)].to(tensor.dtype)
+        key: tensor if key in new else tensor_of(weights[counterpart(key)]).to(tensor.dtype)
         for key, tensor in scratch.items()
     }
     return state, new
@@ -99,11 +103,14 @@ def transfer_control(
         if key.startswith(BORROWED):
             if key not in target:
                 borrowed.append(key)
-            state[key] = target.get(key, tensor)
+            state[key] = tensor_of(target.get(key, tensor))
         else:
-            state[key] = _offset(tensor, base.get(counterpart(key)), target.get(counterpart(key)))
+            pair = (base.get(counterpart(key)), target.get(counterpart(key)))
+            state[key] = _offset(
+                tensor_of(tensor), *(None if entry is None else tensor_of(entry) for entry in pair)
+            )
     if not _is_whole(control):  # the rest is the target's
-        state = {**_without_control(target), **state}
+        state = {**tensors_of(_without_control(target)), **state}
     for prefix in BORROWED:
         if not any(key.startswith(prefix) for key in state):
             raise WeightsError(f"neither the target nor the control has {prefix}* keys; one of them must")
@@ -138,7 +145,7 @@ def _offset(tensor: Tensor, base: Tensor | None, target: Tensor | None) -> Tenso
     return (tensor.to(wide) + (target.to(wide) - base.to(wide))).to(tensor.dtype)
 
 
-def control_part(control: StateDict) -> dict[str, Tensor]:
+def control_part(control: StateDict) -> dict[str, Entry]:
     """What a control brings to another base: its ``control_model.*``.
 
     Of a file that is no whole model everything: training that does not lock Stable Diffusion also saves the
@@ -155,7 +162,7 @@ def control_part(control: StateDict) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in control.items() if key.startswith(prefix)}
 
 
-def merge_control(base: StateDict, control: StateDict) -> dict[str, Tensor]:
+def merge_control(base: StateDict, control: StateDict) -> dict[str, Entry]:
     """Stable Diffusion (or any ControlNet model) with the control of another file: see `control_part`.
 
     Raises:
@@ -178,11 +185,45 @@ def merge_control(base: StateDict, control: StateDict) -> dict[str, Tensor]:
     return {**_without_control(base), **part}
 
 
+def restore_difference(base: StateDict, control: StateDict, wanted: Collection[str]) -> dict[str, Entry]:
+    """A control of which a file holds the difference from its base (webui's ``extract_controlnet_diff``).
+
+    What has a counterpart in the base is the difference plus that; what the file leaves out did not differ.
+
+    Args:
+        base: the model that the control is to steer.
+        control: the differences, under ``control_model.*``.
+        wanted: the keys of the whole control.
+    """
+    result: dict[str, Entry] = dict(control)
+    for key in wanted:
+        original = base.get(counterpart(key)) if key.startswith(CONTROL) else None
+        if original is not None:
+            result[key] = sum_of(control[key], partial(tensor_of, original)) if key in control else original
+    return result
+
+
+def looks_like_difference(base: StateDict, control: StateDict) -> bool:
+    """Whether the weights of a control are so small against its base's that they can only be differences.
+
+    A trained control has weights of about the size of those it started from; reads a few of the smaller ones.
+    """
+    shared = [
+        (control[key], base[counterpart(key)])
+        for key in control
+        if key.startswith(CONTROL) and counterpart(key) in base and control[key].ndim > 1
+    ]
+    smallest = sorted(shared, key=lambda pair: pair[0].nbytes)[:_SAMPLE]
+    sizes = [[float(tensor_of(entry).float().square().sum()) for entry in pair] for pair in smallest]
+    own, originals = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0.0, 0.0)
+    return own < _SMALL**2 * originals < math.inf
+
+
 def _is_whole(control: StateDict) -> bool:
     return any(key.startswith(BORROWED) for key in control)
 
 
-def _without_control(state: StateDict) -> dict[str, Tensor]:
+def _without_control(state: StateDict) -> dict[str, Entry]:
     """Without the averages of training either, which know of no new control and take as much room as the
     UNet.
     """

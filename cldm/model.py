@@ -7,36 +7,40 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from cldm.convert import control_part
+from cldm.assemble import (
+    HARMLESS_KEYS,
+    Assembly,
+    Sources,
+    context_width,
+    control_keys,
+    open_as,
+    open_control,
+)
+from cldm.convert import counterpart
 from ldm.definitions import check_sizes, one_line_errors, read_yaml
+from ldm.layouts import CONTROL, UNET
+from ldm.layouts.embedding import read_embedding
+from ldm.layouts.recognise import Kind, expect, recognise, version_name
+from ldm.modules.diffusionmodules.util import make_beta_schedule
+from ldm.recipes import Entry, Opened
 from ldm.util import instantiate_from_config
-from ldm.weights import WeightsError, load_file_into, map_state_dict, read_state_dict
+from ldm.weights import WeightsError, load_file_into, load_opened_into, read_state_dict
 
 if TYPE_CHECKING:
-    from cldm.cldm import ControlLDM
+    from cldm.cldm import ControlLDM, ControlNet
 
 logger = logging.getLogger(__name__)
-
-HARMLESS_KEYS = ("model_ema.*", "first_stage_model.loss.*", "*.position_ids")
-"""Keys of released checkpoints that no model of ours takes: averages, the VAE's training loss, a constant."""
-
-_CONTEXT_WEIGHT = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
-_FIRST_WEIGHT = "model.diffusion_model.input_blocks.0.0.weight"
-_VERSIONS: dict[int | None, str] = {
-    768: "Stable Diffusion 1.x, models/cldm_v15.yaml",
-    1024: "Stable Diffusion 2.x, models/cldm_v21.yaml",
-}
 
 
 def get_state_dict(d: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -72,47 +76,165 @@ def load_model(
     dtype: torch.dtype | None = None,
     *,
     control: str | Path | None = None,
+    vae: str | Path | None = None,
+    loras: Sequence[tuple[str | Path, float]] = (),
+    embeddings: Sequence[str | Path] = (),
 ) -> ControlLDM:
-    """Build a model around the weights of a file, ready for sampling.
+    """Build a model around the weights of files or folders, ready for sampling.
 
     No weight is initialised or in memory twice: the peak is the model's size in ``dtype`` and an eighth of
-    the file. The weights are copies, so the file may be changed or deleted while the model lives.
+    the file. The weights are copies, so the files may be changed or deleted while the model lives. Noise
+    schedules are always computed from the definition, whatever a file holds.
 
     Args:
         config_path: YAML model definition.
-        weights_path: a whole model, or with ``control`` Stable Diffusion without control.
+        weights_path: a whole model, or with ``control`` Stable Diffusion without control; a file in the
+            original's layout, or a folder of diffusers.
         device: where the model goes.
         dtype: of the weights; None keeps float32 whatever the file has. Noise schedules always stay float32.
-        control: a file with a control, which takes the place of the weights' own: ControlNet 1.1, training's
-            control-only checkpoints, or a whole model.
+        control: a file or folder with a control, which takes the place of the weights' own: ControlNet 1.1,
+            diffusers', webui's differences, training's control-only checkpoints, or a whole model.
+        vae: a VAE that takes the place of the weights' own.
+        loras: LoRA files, and how much of each: 1 as it was trained.
+        embeddings: textual inversion files; a prompt uses each by the name of its file.
 
     Returns:
         The model in eval mode.
 
     Raises:
-        WeightsError: the file cannot be read or does not fit the definition; the text says what it seems to
-            be.
+        WeightsError: a file cannot be read, does not fit, or holds NaN; the text says what it is.
         DefinitionError: the definition is at fault.
     """
-    with parameters_on_meta():
-        model = create_model(config_path)
-    if dtype is not None:
-        for parameter in model.parameters():
-            parameter.data = parameter.data.to(dtype)
-    computed = [name for name, buffer in model.named_buffers() if not buffer.is_meta]
-    elsewhere = {} if control is None else dict.fromkeys(_control_keys(control), control)
-    advice = partial(advice_for, model.state_dict(), needs_control=control is None)
-    load_file_into(
-        model, weights_path, device, elsewhere=elsewhere, ignore=HARMLESS_KEYS, optional=computed, hint=advice
+    sources = Sources(
+        Path(weights_path),
+        None if control is None else Path(control),
+        None if vae is None else Path(vae),
+        tuple((Path(path), weight) for path, weight in loras),
     )
+    kind = recognise(sources.weights)
+    model = build_for(config_path, kind)
+    _cast_parameters(model, dtype)
+    wanted = model.state_dict()
+    if not any(key.startswith(UNET) for key in wanted):  # an autoencoder by itself
+        load_file_into(model, sources.weights, device, ignore=HARMLESS_KEYS)
+        return model.to(device).eval()
+    assembly = Assembly(sources, kind, wanted, config_path)
+    computed = [name for name, buffer in model.named_buffers() if not buffer.is_meta]
+    schedule = schedule_names(model)
+    load_opened_into(model, assembly.open, sources.files, device, keep=schedule, optional=computed)
+    if hasattr(model, "control_model"):
+        _pool_if_recognised(model.control_model, assembly.control_kind, sources.control or sources.weights)
+    for path in embeddings:
+        expect(Path(path), recognise(path), "embedding")
+        model.cond_stage_model.add_embedding(*read_embedding(Path(path)))
     return model.to(device).eval()
 
 
-def _control_keys(path: str | Path) -> list[str]:
-    try:
-        return list(control_part(map_state_dict(path)))
-    except WeightsError as error:
-        raise error if str(path) in str(error) else WeightsError(f"{path}: {error}") from None
+def load_control(
+    config_path: str | Path,
+    control: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    base: str | Path | None = None,
+) -> ControlNet:
+    """A control by itself, to steer a model that is in memory already: so a base is held once, however many
+    controls there are.
+
+    A condition names its control: ``{"c_concat": [hint], "c_crossattn": [context], "control_model":
+    network}``.
+
+    Args:
+        config_path: YAML definition of the model that it steers.
+        control: a file or folder, as in :func:`load_model`.
+        base: the model's weights file, which only a difference file needs.
+
+    Raises:
+        WeightsError: as :func:`load_model`; also for a file that brings a decoder of its own.
+    """
+    path = Path(control)
+    kind = recognise(path)
+    if "control" not in kind.parts:
+        expect(path, kind, "control")
+    definition = _control_definition(config_path)
+    with parameters_on_meta(), one_line_errors(config_path):
+        network = instantiate_from_config(definition)
+    holder = nn.ModuleDict({CONTROL.removesuffix("."): network})
+    _cast_parameters(holder, dtype)
+    wanted = holder.state_dict()
+    width = context_width(wanted)
+    if width != kind.width:
+        raise WeightsError(f"{path}: this is {kind}; {config_path} is for {version_name(width)}")
+    if kind.role == "control" and "unet" in kind.parts:
+        raise WeightsError(
+            f"{path}: this control was trained together with the decoder of its UNet, so it needs a model of "
+            "its own: load_model(config, weights, control=...)"
+        )
+
+    def open_state() -> Opened:
+        original = None if base is None else _unet_of(Path(base), wanted)
+        state, is_mapped = open_control(path, kind, wanted, original)
+        return {key: state[key] for key in control_keys(state)}, is_mapped
+
+    load_opened_into(holder, open_state, [path, *([Path(base)] if base else [])], device)
+    _pool_if_recognised(network, kind, path)
+    return network.to(device).eval()
+
+
+def build_for(config_path: str | Path, kind: Kind) -> ControlLDM:
+    """The model of a definition with its parameters on meta, predicting what ``kind`` says that its UNet
+    does.
+    """
+    definition = load_config(config_path).model
+    given = definition.get("params", {}).get("parameterization", "eps")
+    if kind.prediction and kind.prediction != given:
+        logger.warning("the weights predict %s, not %s as %s has it", kind.prediction, given, config_path)
+        definition.params.parameterization = kind.prediction
+    if kind.zero_terminal:
+        definition.params.given_betas = zero_terminal_betas(definition.params)
+    with parameters_on_meta(), one_line_errors(config_path):
+        return instantiate_from_config(definition)
+
+
+def schedule_names(model: nn.Module) -> list[str]:
+    """The buffers that the definition alone says: the noise schedule, and what goes with it."""
+    return [name for name, _buffer in model.named_buffers(recurse=False) if name != "scale_factor"]
+
+
+def zero_terminal_betas(params: Mapping[str, Any]) -> list[float]:
+    """A definition's schedule, moved so that its last step is noise alone (arXiv 2305.08891)."""
+    names = ("linear_start", "linear_end", "cosine_s")
+    given = {name: params[name] for name in names if name in params}
+    betas = make_beta_schedule(params.get("beta_schedule", "linear"), params.get("timesteps", 1000), **given)
+    roots = np.sqrt(np.cumprod(1 - betas))
+    alphas = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+    alphas[-1] = 4.9e-8  # 0 would make the inverse infinite; below float32's precision against 1 all the same
+    return (1 - alphas / np.append(1.0, alphas[:-1])).tolist()
+
+
+def _cast_parameters(module: nn.Module, dtype: torch.dtype | None) -> None:
+    if dtype is not None:
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(dtype)
+
+
+def _pool_if_recognised(network: ControlNet, kind: Kind, path: Path) -> None:
+    if kind.pools and not network.global_average_pooling:
+        logger.warning("%s: taken for a shuffle control: its outputs are averaged over the picture", path)
+        network.global_average_pooling = True
+
+
+def _control_definition(config_path: str | Path) -> DictConfig:
+    definition = load_config(config_path).model.get("params", {}).get("control_stage_config")
+    if definition is None:
+        raise ValueError(f"{config_path}: the model has no control_stage_config, so it is not a ControlNet")
+    return definition
+
+
+def _unet_of(base: Path, wanted: Mapping[str, Tensor]) -> dict[str, Entry]:
+    """What a control's weights started from, under ``model.diffusion_model.*``."""
+    expect(base, recognise(base), "model")
+    return open_as(base, {counterpart(key): tensor for key, tensor in wanted.items()})[0]
 
 
 def load_config(config_path: str | Path) -> DictConfig:
@@ -149,51 +271,3 @@ def parameters_on_meta() -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def advice_for(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], needs_control: bool = True) -> str:
-    """What the weights ``state`` seem to be, given that they do not fit ``wanted``, and what to do with
-    them.
-    """
-    keys = state.keys()
-    if any("lora" in key.lower() for key in keys):
-        return "The file is a LoRA: a small change to a model, not a model. Merge it into a checkpoint first."
-    if _has(keys, "down_blocks.", "unet.", "controlnet_cond_embedding."):
-        return (
-            "The file has the layout of diffusers; get the original .ckpt, .pth or .safetensors checkpoint."
-        )
-    if _has(keys, "conditioner.embedders."):
-        return "The file is Stable Diffusion XL, which this model definition is not for."
-    if not _has(keys, "model.diffusion_model."):
-        if _has(keys, "control_model."):
-            return (
-                "The file is a ControlNet alone. Give Stable Diffusion as the weights and this file as "
-                "control, or "
-                "put both together with tool_merge_control.py."
-            )
-        if _has(keys, "decoder.", "first_stage_model."):
-            return "The file is a VAE alone, not a whole model."
-        return (
-            "The file is no Stable Diffusion; a whole model has keys that begin with model.diffusion_model."
-        )
-    found, expected = (_width(tensors, _CONTEXT_WEIGHT) for tensors in (state, wanted))
-    if found != expected:
-        known = _VERSIONS.get(found, f"a model with text embeddings {found} wide")
-        return f"The file is {known}; the model definition is for {_VERSIONS.get(expected, expected)}."
-    if _width(state, _FIRST_WEIGHT) == 9:
-        return "The file is an inpainting model, whose UNet takes 9 channels."
-    if needs_control and not _has(keys, "control_model."):
-        return (
-            "The file is Stable Diffusion without control: put a ControlNet in with tool_merge_control.py, "
-            "or start a "
-            "new one with tool_add_control.py."
-        )
-    return "Check that the model definition and the file belong together."
-
-
-def _has(keys: Collection[str], *prefixes: str) -> bool:
-    return any(key.startswith(prefixes) for key in keys)
-
-
-def _width(state: Mapping[str, Tensor], key: str) -> int | None:
-    return state[key].shape[1] if key in state and state[key].ndim > 1 else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,27 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.close(lock)
     if fcntl:  # elsewhere folders cannot be opened
         _flush(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a new folder to write to; it takes the place of ``path`` when the block ends, and only if it ends
+    well.
+
+    Raises:
+        OSError: as the system says it.
+    """
+    new, old = (path.with_name(f".{path.name[:100]}.{os.getpid()}.{kind}") for kind in ("new", "old"))
+    new.mkdir()
+    try:
+        yield new
+        if path.exists():
+            path.replace(old)
+        new.replace(path)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
 
 
 def _create_partial(path: Path) -> tuple[Path, int | None]:

@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ldm.nested import unwrapped
 from ldm.torch_files import check_expansion, read_torch_file
 from ldm.unpickling import Inert, Refused
 
@@ -190,8 +191,7 @@ def _open_pickle(path: Path) -> tuple[dict[str, Tensor], bool]:
 
 
 def _tensors_in(content: object, path: Path) -> dict[str, Tensor]:
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    content = unwrapped(content)
     if not isinstance(content, dict):
         kind = content if isinstance(content, Inert) else type(content).__name__
         raise WeightsError(f"{path}: holds a {kind}, not a dictionary of tensors")

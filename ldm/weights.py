@@ -1,39 +1,48 @@
 """Weights on disk: one way in, one way out.
 
 In: ``.ckpt``/``.pth`` (zip and legacy), ``.safetensors`` and sharded ``*.safetensors.index.json``, told apart
-by their content, never trusted (:mod:`ldm.unpickling`), and never in memory twice. Out: atomically
-(:mod:`ldm.atomic`), so that a full disk or a kill leaves the old file whole. Every fault of a file is a
-:class:`WeightsError` that names it.
+by their content, never trusted (:mod:`ldm.unpickling`), and never in memory twice. Out: :mod:`ldm.saving`.
+Every fault of a file is a :class:`WeightsError` that names it. Keys are taken as they stand; files of other
+layouts are read through :mod:`ldm.layouts`.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
-from tqdm.utils import CallbackIOWrapper
 
 from ldm.atomic import atomic_write
-from ldm.weight_formats import WeightsError, first_few, open_weights, write_safetensors
+from ldm.recipes import Entry, Opened, tensor_of
+from ldm.saving import check_can_save, save_state_dict, system_error
+from ldm.weight_formats import WeightsError, first_few, open_weights
 
 __all__ = [
     "WeightsError",
     "atomic_write",
+    "can_reshape",
+    "check_can_save",
+    "check_finite",
+    "first_few",
+    "is_finite",
     "load_file_into",
     "load_into",
+    "load_opened_into",
     "map_state_dict",
+    "matches",
+    "misfits",
     "read_state_dict",
     "save_state_dict",
     "system_error",
 ]
 
-PICKLE_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin")
+logger = logging.getLogger(__name__)
+
+FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _GROUPS, _LEAST_GROUP_BYTES = 8, 16 * 2**20
 
 Hint = str | Callable[[Mapping[str, Tensor]], str]
@@ -58,7 +67,8 @@ def read_state_dict(
         WeightsError: the file is missing, damaged, not a weights file, or names code to run (nothing of it is
             run).
     """
-    return dict(_copies(Path(path), torch.device(device), dtype))
+    path = Path(path)
+    return dict(_copies(lambda: open_weights(path), [path], torch.device(device), dtype))
 
 
 def map_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -77,7 +87,6 @@ def load_file_into(
     path: str | Path,
     device: str | torch.device = "cpu",
     *,
-    elsewhere: Mapping[str, str | Path] | None = None,
     ignore: Collection[str] = (),
     optional: Collection[str] = (),
     hint: Hint = "",
@@ -90,21 +99,67 @@ def load_file_into(
 
     Args:
         device: where the tensors go.
-        elsewhere: keys that are read from another file instead.
     """
-    others = {key: Path(file) for key, file in (elsewhere or {}).items()}
-    files = list(dict.fromkeys([Path(path), *others.values()]))
-    maps = {file: map_state_dict(file) for file in files}
-    origin = {**dict.fromkeys(maps[files[0]], files[0]), **others}
-    found = {key: maps[file][key] for key, file in origin.items()}
-    wanted = module.state_dict()
-    _check_fit(module, found, " + ".join(map(str, files)), True, ignore, optional, hint)
-    del found, maps  # let go of the files before the copying
+    path = Path(path)
+    options = {"ignore": ignore, "optional": optional, "hint": hint}
+    load_opened_into(module, lambda: open_weights(path), [path], device, **options)
+
+
+def load_opened_into(
+    module: nn.Module,
+    open_state: Callable[[], Opened],
+    files: Sequence[Path],
+    device: str | torch.device = "cpu",
+    *,
+    keep: Collection[str] = (),
+    ignore: Collection[str] = (),
+    optional: Collection[str] = (),
+    hint: Hint = "",
+) -> None:
+    """As :func:`load_file_into`, for a state dict that is put together from files.
+
+    Args:
+        open_state: opens it; called again and again, so that what was read can be let go of.
+        files: the files that it reads; they must not change meanwhile. Errors name them.
+        keep: keys of the module that stay as they are, whatever the files hold.
+
+    Raises:
+        WeightsError: also for weights that are not finite.
+    """
+    source = " + ".join(map(str, files))
+    wanted = {key: tensor for key, tensor in module.state_dict().items() if key not in keep}
+    state = {key: entry for key, entry in open_state()[0].items() if key not in keep}
+    _refuse(misfits(wanted, state, ignore=ignore, optional=optional), module, source, hint, state)
+    if any(entry.dtype in FLOAT8 for entry in state.values()):
+        logger.warning("%s: weights of 8 bits (float8); their rounding shows in the pictures", source)
+    del state  # let go of the files before the copying
     tensors: dict[str, Tensor] = {}
-    for file in files:
-        dtypes = {key: tensor.dtype for key, tensor in wanted.items() if origin.get(key) == file}
-        tensors.update(_copies(file, torch.device(device), dtypes))
+    broken = []
+    dtypes = {key: tensor.dtype for key, tensor in wanted.items()}
+    for key, tensor in _copies(open_state, files, torch.device(device), dtypes):
+        tensors[key] = tensor.reshape(wanted[key].shape)
+        broken += [] if is_finite(tensor) else [key]
+    check_finite(broken, source, set(dtypes.values()))
     module.load_state_dict(tensors, strict=False, assign=True)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether there is neither NaN nor infinity in a tensor."""
+    if not tensor.is_floating_point():
+        return True
+    # One pass without a mask in memory; only a sum that overflows needs the exact answer.
+    return bool(tensor.sum(dtype=torch.float32).isfinite() or tensor.isfinite().all())
+
+
+def check_finite(broken: list[str], source: str, dtypes: Collection[torch.dtype] = ()) -> None:
+    """Raise a WeightsError that names the keys ``broken``, unless there are none."""
+    if broken:
+        half = torch.float16 in dtypes
+        cause = "; float16 holds no more than 65504: load them as float32 or bfloat16" if half else ""
+        raise WeightsError(
+            f"{source}: {len(broken)} weights hold NaN or infinite numbers ({first_few(broken)}), which give "
+            f"black pictures only{cause}"
+        )
 
 
 def load_into(
@@ -132,147 +187,101 @@ def load_into(
     Raises:
         WeightsError: keys or shapes do not fit; the module is then unchanged.
     """
-    _check_fit(module, state, str(source), strict, ignore, optional, hint)
+    faults = misfits(module.state_dict(), state, strict, ignore, optional)
+    _refuse(faults, module, str(source), hint, state)
     tensors = {}
     for key, target in module.state_dict().items():
         if key in state:
             device = state[key].device if target.is_meta else target.device
-            tensors[key] = state[key].to(device, target.dtype)
+            tensors[key] = state[key].to(device, target.dtype).reshape(target.shape)
     module.load_state_dict(tensors, strict=False, assign=True)
 
 
-def save_state_dict(state: Mapping[str, Tensor], path: str | Path, *, progress: bool = False) -> None:
-    """Save a state dict, without a wrapper around it: ``.safetensors``, or a zip pickle for ``.ckpt`` and
-    ``.pth``.
-
-    Atomic: a full disk or a kill leaves an old file at ``path`` whole (see :func:`ldm.atomic.atomic_write`).
-    Tensors on an accelerator, views of a bigger tensor, non-contiguous ones and those that share memory are
-    saved as plain copies.
-
-    Args:
-        progress: show a bar of the bytes written.
-
-    Raises:
-        WeightsError: unknown suffix, no such folder, nothing to save, or the disk is full.
-    """
-    path = Path(path)
-    check_can_save(path)
-    tensors = _plain_tensors(state)
-    size = sum(tensor.nbytes for tensor in tensors.values())
-    free = shutil.disk_usage(path.parent).free
-    if size > free:
-        raise WeightsError(f"{path}: needs {size:,} bytes and {free:,} are free there; nothing was written")
-    bar = tqdm(total=size, unit="B", unit_scale=True, unit_divisor=1024, desc=path.name, disable=not progress)
-    try:
-        with bar, atomic_write(path) as partial:
-            write = write_safetensors if path.suffix == ".safetensors" else torch.save
-            with partial.open("wb") as file:
-                write(tensors, CallbackIOWrapper(bar.update, file, "write"))
-    except Exception as error:  # torch and safetensors wrap a full disk in errors of their own
-        raise WeightsError(
-            f"{path}: could not be saved ({size:,} bytes; {shutil.disk_usage(path.parent).free:,} are free "
-            "there): "
-            f"{system_error(error)}. What was there before is unchanged"
-        ) from error
-
-
-def system_error(error: BaseException) -> str:
-    """The system's own words, which torch's writer hides behind "unexpected pos"."""
-    reason: BaseException | None = error
-    while reason is not None and not isinstance(reason, OSError):
-        reason = reason.__cause__ or reason.__context__
-    return (str(reason or error) or type(error).__name__).splitlines()[0]
-
-
-def check_can_save(path: Path) -> None:
-    """Find out before the long work whether :func:`save_state_dict` can save to a path; raises WeightsError
-    if not.
-    """
-    if path.suffix not in (".safetensors", *PICKLE_SUFFIXES):
-        raise WeightsError(f"{path}: unknown suffix {path.suffix!r}; use .safetensors, .ckpt or .pth")
-    if path.is_dir():
-        raise WeightsError(f"{path}: this is a folder; give the path of a file")
-    if not path.parent.is_dir():
-        raise WeightsError(f"{path}: the folder {path.parent} does not exist; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise WeightsError(f"{path}: no permission to write to the folder {path.parent}")
-
-
-def _plain_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for key, value in state.items():
-        if value.is_meta:
-            raise WeightsError(
-                f"{key}: has a shape but no data (it is on the meta device); load weights first"
-            )
-        tensor = value.detach().cpu().contiguous()
-        storage = tensor.untyped_storage()
-        if storage.nbytes() != tensor.nbytes or storage.data_ptr() in seen:
-            tensor = tensor.clone()
-        seen.add(tensor.untyped_storage().data_ptr())
-        tensors[key] = tensor
-    if not tensors:
-        raise WeightsError("there are no tensors to save")
-    return tensors
-
-
-def _check_fit(
-    module: nn.Module,
-    state: Mapping[str, Tensor],
-    source: str,
-    strict: bool,
-    ignore: Collection[str],
-    optional: Collection[str],
-    hint: Hint,
+def _refuse(
+    faults: list[str], module: nn.Module, source: str, hint: Hint, state: Mapping[str, Entry]
 ) -> None:
-    wanted = module.state_dict()
-    faults = []
-    if strict:
-        missing = [key for key in wanted if key not in state and not _matches(key, optional)]
-        extra = [key for key in state if key not in wanted and not _matches(key, ignore)]
-        faults += [f"{len(missing)} keys are missing ({first_few(missing)})"] if missing else []
-        faults += [f"{len(extra)} keys are unknown to the model ({first_few(extra)})"] if extra else []
-    shapes = [
-        f"{key}: {list(state[key].shape)} in the file, {list(tensor.shape)} in the model"
-        for key, tensor in wanted.items()
-        if key in state and state[key].shape != tensor.shape
-    ]
-    faults += [f"{len(shapes)} shapes differ ({first_few(shapes)})"] if shapes else []
     if faults:
         text = f"{source}: these weights do not fit {type(module).__name__}: {'; '.join(faults)}."
         raise WeightsError(f"{text} {hint if isinstance(hint, str) else hint(state)}".strip())
 
 
-def _matches(key: str, patterns: Collection[str]) -> bool:
+def misfits(
+    wanted: Mapping[str, Tensor],
+    state: Mapping[str, Entry],
+    strict: bool = True,
+    ignore: Collection[str] = (),
+    optional: Collection[str] = (),
+) -> list[str]:
+    """What keeps a state dict from being that of ``wanted``, in words; nothing if it fits.
+
+    A 1x1 convolution may come as a matrix, and the other way round.
+    """
+    faults = []
+    if strict:
+        missing = [key for key in wanted if key not in state and not matches(key, optional)]
+        extra = [key for key in state if key not in wanted and not matches(key, ignore)]
+        faults += [f"{len(missing)} keys are missing ({first_few(missing)})"] if missing else []
+        faults += [f"{len(extra)} keys are unknown to the model ({first_few(extra)})"] if extra else []
+    shared = [(key, tensor, state[key]) for key, tensor in wanted.items() if key in state]
+    shapes = [
+        f"{key}: {list(entry.shape)} in the file, {list(tensor.shape)} in the model"
+        for key, tensor, entry in shared
+        if not can_reshape(entry.shape, tensor.shape)
+    ]
+    faults += [f"{len(shapes)} shapes differ ({first_few(shapes)})"] if shapes else []
+    whole = [
+        f"{key}: {entry.dtype}"
+        for key, tensor, entry in shared
+        if tensor.is_floating_point() and not entry.dtype.is_floating_point
+    ]
+    faults += [f"{len(whole)} weights are whole numbers, so quantized ({first_few(whole)})"] if whole else []
+    return faults
+
+
+def can_reshape(found: torch.Size, wanted: torch.Size) -> bool:
+    """Whether two shapes are the same, but for sides of 1 after a matrix: a 1x1 convolution is one."""
+    if found == wanted:
+        return True
+    short, long = sorted((tuple(found), tuple(wanted)), key=len)
+    return len(short) == 2 and long[:2] == short and set(long[2:]) == {1}
+
+
+def matches(key: str, patterns: Collection[str]) -> bool:
+    """Whether a key fits one of some shell patterns."""
     return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def _copies(
-    path: Path, device: torch.device, dtypes: torch.dtype | Mapping[str, torch.dtype] | None
+    open_state: Callable[[], Opened],
+    files: Sequence[Path],
+    device: torch.device,
+    dtypes: torch.dtype | Mapping[str, torch.dtype] | None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Copy tensors out of a file one by one; a mapping of dtypes also says which keys are wanted.
+    """Copy tensors out of files one by one; a mapping of dtypes also says which keys are wanted.
 
-    Touched pages of a memory map count as the process's memory until it is unmapped. So the file is mapped
+    Touched pages of a memory map count as the process's memory until it is unmapped. So the files are mapped
     anew for every group of tensors, and the pages of the last group go.
     """
-    state, is_mapped = open_weights(path)
-    version = _version(path)
+    state, is_mapped = open_state()
+    version = _version(files)
     keys = [key for key in state if not isinstance(dtypes, Mapping) or key in dtypes]
     group_bytes = max(_LEAST_GROUP_BYTES, sum(state[key].nbytes for key in keys) / _GROUPS)
     touched = 0
     for key in keys:
         if is_mapped and touched > group_bytes:
-            state = tensor = None  # lets go of the old map before the next one
-            state, touched = open_weights(path)[0], 0
-            if _version(path) != version:
-                raise WeightsError(f"{path}: the file was changed while it was being read; load it again")
-        tensor = state.pop(key)
-        touched += tensor.nbytes
+            state = entry = tensor = None  # lets go of the old map before the next one
+            state, touched = open_state()[0], 0
+            if _version(files) != version:
+                raise WeightsError(f"{files[0]}: the file was changed while it was being read; load it again")
+        entry = state.pop(key)
+        touched += entry.nbytes
+        tensor = tensor_of(entry)
         dtype = dtypes[key] if isinstance(dtypes, Mapping) else dtypes if tensor.is_floating_point() else None
-        yield key, tensor.to(device=device, dtype=dtype or tensor.dtype, copy=is_mapped)
+        copy = is_mapped and isinstance(entry, Tensor)
+        yield key, tensor.to(device=device, dtype=dtype or tensor.dtype, copy=copy)
 
 
-def _version(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
+def _version(files: Sequence[Path]) -> list[tuple[int, int, int]]:
+    """Changes where one of the files does, or one in a folder among them."""
+    inner = [path for file in files for path in (sorted(file.glob("**/*")) if file.is_dir() else [file])]
+    return [(status.st_ino, status.st_size, status.st_mtime_ns) for status in map(Path.stat, inner)]

@@ -7,34 +7,38 @@ python tool_merge_control.py --base models/v1-5-pruned.ckpt --control models/con
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from controlnet.commands.running import run_alone
+
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    return run_alone(__doc__, add_arguments, run, arguments, prog)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", type=Path, required=True, help="Stable Diffusion, or any model with a control"
     )
     parser.add_argument(
-        "--control", type=Path, required=True, help="ControlNet 1.1, or a control-only checkpoint"
+        "--control", type=Path, required=True, help="a ControlNet that comes alone, in any layout"
     )
     parser.add_argument(
         "--output", type=Path, required=True, help="file to write: .ckpt, .pth or .safetensors"
     )
+    parser.add_argument("--config", type=Path, help="model definition (default: the one that fits the base)")
     parser.add_argument("--force", action="store_true", help="replace an output that exists")
-    args = parser.parse_args(arguments)
 
+
+def run(options: argparse.Namespace) -> int:
     from cldm.convert_files import merge_control_to_file
+    from controlnet.weights.choice import config_for
 
-    try:
-        count = merge_control_to_file(args.base, args.control, args.output, force=args.force, progress=True)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{count} tensors of the control joined {args.base}")
-    print(f"Done: {args.output}")
+    config = options.config or config_for(options.base)
+    count = merge_control_to_file(
+        options.base, options.control, options.output, config, force=options.force, progress=True
+    )
+    print(f"{count} tensors of the control joined {options.base}")
+    print(f"Done: {options.output}")
     return 0

@@ -8,37 +8,40 @@ python tool_transfer_control.py --base models/v1-5-pruned.ckpt --control models/
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from controlnet.commands.running import run_alone
+
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    return run_alone(__doc__, add_arguments, run, arguments, prog)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", type=Path, required=True, help="the model that the control was trained on")
-    parser.add_argument(
-        "--control", type=Path, required=True, help="the control: a whole model, or control_model.*"
-    )
+    parser.add_argument("--control", type=Path, required=True, help="the control, alone or in a whole model")
     parser.add_argument("--target", type=Path, required=True, help="the model to be steered")
     parser.add_argument(
         "--output", type=Path, required=True, help="file to write: .ckpt, .pth or .safetensors"
     )
+    parser.add_argument(
+        "--config", type=Path, help="model definition (default: the one that fits the target)"
+    )
     parser.add_argument("--force", action="store_true", help="replace an output that exists")
-    args = parser.parse_args(arguments)
 
+
+def run(options: argparse.Namespace) -> int:
     from cldm.convert_files import transfer_control_to_file
+    from controlnet.weights.choice import config_for
 
-    try:
-        borrowed = transfer_control_to_file(
-            args.base, args.control, args.target, args.output, force=args.force, progress=True
-        )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    paths = (options.base, options.control, options.target, options.output)
+    config = options.config or config_for(options.target)
+    borrowed = transfer_control_to_file(*paths, config, force=options.force, progress=True)
     for prefix, part in (("first_stage_model.", "VAE"), ("cond_stage_model.", "text encoder")):
         if count := sum(key.startswith(prefix) for key in borrowed):
-            print(f"{args.target} lacks {count} keys of the {part}; they were taken from {args.control}")
-    print(f"Done: {args.output}")
+            print(
+                f"{options.target} lacks {count} keys of the {part}; they were taken from {options.control}"
+            )
+    print(f"Done: {options.output}")
     return 0

@@ -69,7 +69,7 @@ def join_conditions(cond: Any, uncond: Any) -> Any:
     for key, value in cond.items():
         other = uncond.get(key)
         if (
-            key == "control_scales"
+            key in ("control_scales", "control_model")
             or value is None
             or (other is None and key in ("c_concat", "hint_embedding"))
         ):

@@ -15,6 +15,7 @@ import ftfy
 import torch
 from torch import nn
 
+from ldm.modules.encoders.learned_words import LearnedWords, TokenEmbedding
 from ldm.modules.encoders.tokenizer import clip_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class AbstractEncoder(nn.Module):
         if long_prompts is not None:
             self.long_prompts = long_prompts
         self.frozen = freeze
+        self.words = LearnedWords()
 
     @property
     def device(self) -> torch.device:
@@ -98,13 +100,41 @@ class AbstractEncoder(nn.Module):
         chunks = CHUNKS if self.long_prompts == "chunk" else 1
         rows = []
         for prompt in [text] if isinstance(text, str) else text:
-            ids = self.tokenizer(self.clean(prompt), add_special_tokens=False)["input_ids"]
+            ids = self._ids(self.clean(prompt))
             if len(ids) > chunks * room:
-                lost = self.tokenizer.decode(ids[chunks * room :])
+                lost = self.tokenizer.decode([token for token in ids[chunks * room :] if token >= 0])
                 logger.warning("prompt cut after %d tokens; lost: %r", chunks * room, lost)
             parts = [ids[i * room : (i + 1) * room] for i in range(chunks)]
             rows.append([[start, *part, end] + [self.pad_token_id] * (room - len(part)) for part in parts])
         return torch.tensor(rows)
+
+    def _ids(self, prompt: str) -> list[int]:
+        ids = []
+        for text, learned in self.words.split(prompt):
+            ids += [*self.tokenizer(text, add_special_tokens=False)["input_ids"], *learned]
+        return ids
+
+    def add_embedding(self, names: Sequence[str], vectors: torch.Tensor) -> None:
+        """Let each of some names stand for learned vectors ``[n, width]`` in prompts (textual inversion).
+
+        Raises:
+            ValueError: the vectors are not as wide as the encoder's.
+        """
+        owner = self.token_table_owner
+        width = owner.token_embedding.weight.shape[1]
+        if vectors.ndim != 2 or vectors.shape[1] != width:
+            raise ValueError(
+                f"embedding {names[0]!r}: its vectors are {list(vectors.shape)}, and this text encoder's are "
+                f"{width} wide: it was made for another version of Stable Diffusion"
+            )
+        if not isinstance(owner.token_embedding, TokenEmbedding):
+            owner.token_embedding = TokenEmbedding.over(owner.token_embedding)
+        self.words.add(names, owner.token_embedding.add(vectors))
+
+    @property
+    def token_table_owner(self) -> nn.Module:
+        """The module whose ``token_embedding`` is the table of the vocabulary."""
+        raise NotImplementedError
 
     @staticmethod
     def clean(prompt: str) -> str:
@@ -179,6 +209,10 @@ class FrozenCLIPEmbedder(AbstractEncoder):
         if device is not None:
             self.to(device)
 
+    @property
+    def token_table_owner(self) -> nn.Module:
+        return self.transformer.text_model.embeddings
+
     def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """Token ids ``[B, max_length]`` -> ``[B, max_length, hidden_size]``, ``[B, 1, hidden_size]`` for
         "pooled".
@@ -230,6 +264,10 @@ class FrozenOpenCLIPEmbedder(AbstractEncoder):
             self.freeze()
         if device is not None:
             self.to(device)
+
+    @property
+    def token_table_owner(self) -> nn.Module:
+        return self.model
 
     @staticmethod
     def clean(prompt: str) -> str:

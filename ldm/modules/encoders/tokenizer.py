@@ -22,7 +22,7 @@ def clip_tokenizer() -> Any:
     """CLIP's tokenizer as a ``transformers.CLIPTokenizer``; it holds no state between calls."""
     from transformers import CLIPTokenizer
 
-    merges = _read_merges()
+    merges = read_merges()
     byte_symbols = _byte_symbols()
     words = [*byte_symbols, *(f"{symbol}</w>" for symbol in byte_symbols), *map("".join, merges), START, END]
     return CLIPTokenizer(
@@ -30,7 +30,7 @@ def clip_tokenizer() -> Any:
     )
 
 
-def _read_merges() -> list[tuple[str, str]]:
+def read_merges() -> list[tuple[str, str]]:
     """The table's merges, best first; CLIP uses so many that its vocabulary has 49,408 entries."""
     spec = importlib.util.find_spec("open_clip")
     if spec is None or spec.origin is None:
