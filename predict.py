@@ -23,7 +23,7 @@ from cog.input import FieldInfo
 
 from controlnet.conditions import all_conditions, find_condition
 from controlnet.generation.generator import Generator
-from controlnet.generation.models import add_model_arguments, generator_from_options
+from controlnet.generation.options import add_model_arguments, generator_from_options
 from controlnet.generation.png import save_png
 from controlnet.generation.request import Request, RequestError
 from controlnet.pictures import read_picture
@@ -58,7 +58,7 @@ class Predictor(BasePredictor):
         wanted = os.environ.get("CONTROLNET_TYPE", self.condition)
         self.condition = find_condition(TYPES.get(wanted, wanted)).name
         self.generator = generator_from_options(
-            parser.parse_args(shlex.split(os.environ.get("CONTROLNET_OPTIONS", "")))
+            parser.parse_args(shlex.split(os.environ.get("CONTROLNET_OPTIONS", ""))), self.condition
         )
         self.folder = tempfile.TemporaryDirectory(prefix="controlnet-")
 

@@ -89,6 +89,7 @@ def test_models_says_what_is_there_and_how_to_get_the_rest(capsys, monkeypatch, 
     monkeypatch.setenv("CONTROLNET_HOME", str(tmp_path))
     assert cli.main(["models"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"^sd15 +missing$", out, re.MULTILINE)
-    assert f"there is no {tmp_path}/models/control_sd15_seg.pth" in out
-    assert "control_sd15_seg.pth" in out.splitlines()[-1] or "make tiny" in out.splitlines()[-1]
+    assert f"sd15 (missing): {tmp_path}/models/control_sd15_seg.pth" in out
+    assert re.search(r"^  canny +control control_sd15_canny +detector ready$", out, re.MULTILINE)
+    assert re.search(r"^  depth +control control_sd15_depth +detector dpt_hybrid", out, re.MULTILINE)
+    assert out.splitlines()[-1].endswith("weights fetch NAME")

@@ -20,15 +20,10 @@ from PIL import Image
 from annotator.uniformer import SegmentationDetector
 from controlnet.evaluate.evaluation import Case, Sampling, detector_score, evaluate, read_cases
 from controlnet.evaluate.grid import sheet
-from controlnet.generation.models import (
-    ModelError,
-    add_model_arguments,
-    check_detector_options,
-    find_device,
-    find_model,
-    known_models,
-    load_generator,
-)
+from controlnet.generation.devices import ModelError, find_device
+from controlnet.generation.loading import load_generator
+from controlnet.generation.models import check_detector_options, known_models
+from controlnet.generation.options import add_model_arguments, files_from_options
 from ldm.weights import WeightsError
 
 
@@ -87,7 +82,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         cases, source = find_cases(options, files.resolution)
         about = {"detector": str(weights), "count": len(cases), **source}
         return about | detector_score(detector, cases)
-    files = find_model(options.model, options.weights, options.detector_weights, options.detector_config)
+    files = files_from_options(options)
     generator = load_generator(files, options.device, options.precision)
     model, detector = generator.model, generator.condition("seg").detector
     cases, source = find_cases(options, generator.resolution)

@@ -20,8 +20,9 @@ from typing import Any
 from controlnet.commands.conditions import add_condition_arguments, condition_options, option_flag
 from controlnet.conditions import DEFAULT, all_conditions
 from controlnet.generation.batch import MANIFEST, GenerateJobs, pl, run_jobs
+from controlnet.generation.devices import find_device
 from controlnet.generation.jobs import Job, check_jobs, jobs_of_lines, jobs_of_pictures
-from controlnet.generation.models import add_model_arguments, find_device, find_model
+from controlnet.generation.options import add_model_arguments, files_from_options
 from controlnet.generation.request import RequestError, setting_names, setting_type
 
 
@@ -82,7 +83,7 @@ def main(
     """
     options = parse_arguments(arguments, prog)
     try:
-        files = find_model(options.model, options.weights, options.detector_weights, options.detector_config)
+        files = files_from_options(options, options.condition or DEFAULT)
         jobs = jobs_of(options)
         check_jobs(jobs, options.out, options.source)
         load_options = {"precision": options.precision, "save_memory": options.save_memory or save_memory}

@@ -1,21 +1,46 @@
-"""List the models that have a name, and say of each which files are missing and how to get them."""
+"""List the models that have a name and the conditions that steer each: what is there, and how to get
+the rest.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
-from controlnet.generation.models import default_model, known_models
+from controlnet.conditions import DEFAULT, Condition, all_conditions
+from controlnet.generation.models import ModelFiles, default_model, known_models
+from ldm.command import command_name
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
     argparse.ArgumentParser(prog=prog, description=__doc__).parse_args(arguments)
-    default = default_model()
+    conditions = [known() for known in all_conditions().values()]
     for name, files in known_models().items():
-        missing = files.missing()
-        print(f"{name:12} {'missing' if missing else 'ready'}{' (default)' if name == default else ''}")
-        for path in missing:
-            print(f"{'':12} there is no {path}")
-        if missing:
-            print(f"{'':12} {files.how_to_get}")
+        there = files.config.exists() and files.weights.exists()
+        default = ", the default" if name == default_model() else ""
+        print(f"{name} ({'ready' if there else 'missing'}{default}): {files.weights}")
+        if not there:
+            print(f"  get it: {files.how_to_get}")
+        for condition in conditions:
+            states = (
+                f"control {control_state(files, condition):27} detector {detector_state(files, condition)}"
+            )
+            print(f"  {condition.name:21} {states}")
+    print(f"What is missing comes with: {command_name()} weights fetch NAME")
     return 0
+
+
+def control_state(files: ModelFiles, condition: Condition) -> str:
+    """Whether the model has a control for a condition; else the name to fetch."""
+    if condition.name in files.controls or (condition.name in files.own and files.weights.exists()):
+        return "ready"
+    if files.serves_all:
+        return "was not trained for it"
+    return condition.control_stems()[0]
+
+
+def detector_state(files: ModelFiles, condition: Condition) -> str:
+    """Whether the condition's detector can work; else the name to fetch."""
+    if condition.name == DEFAULT:
+        return "ready" if files.detector_weights.exists() else files.detector_weights.stem
+    return condition.missing_weights() or "ready"

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 
 from controlnet.generation.generator import GenerationError, Generator, Result
 from controlnet.generation.jobs import Job, quick_fingerprint, result_files
-from controlnet.generation.models import ModelFiles, load_generator
+from controlnet.generation.loading import load_generator
+from controlnet.generation.models import ModelFiles
 from controlnet.generation.png import save_png
 from controlnet.lines import read_objects
 from ldm.weights import WeightsError, atomic_write
@@ -50,7 +51,7 @@ class GenerateJobs(pl.LightningModule):
         self._threads_before = torch.get_num_threads()
         self.model_asked = {
             "model": files.name,
-            "weights": quick_fingerprint([files.config, files.weights]),
+            "weights": quick_fingerprint(files.all_files()),
             "precision": options.get("precision", "auto"),
         }
 

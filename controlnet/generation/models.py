@@ -1,35 +1,44 @@
-"""From a name on a command line to a ready ``Generator``: which files a model is made of, and how to get
-them.
-"""
+"""The models that have a name: which files each is made of, for which conditions, and how to get them."""
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
+from omegaconf import OmegaConf
 
-from annotator.uniformer import SegmentationDetector
-from cldm.model import load_config
-from controlnet.files import CONFIGS, MODELS, find_file, home
-from controlnet.generation.generator import Generator
-from ldm.packing import pack_weights
-from ldm.weights import WeightsError
+from controlnet.conditions import DEFAULT, all_conditions, find_condition
+from controlnet.files import CONFIGS, MODELS, find_file
+from controlnet.generation.devices import ModelError
+from controlnet.weights.choice import config_for
+from ldm.command import command_name
+from ldm.layouts.recognise import recognise
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LATENT_FACTOR = 8  # pixels per latent pixel, of SD's autoencoder and of ours
-
-
-class ModelError(ValueError):
-    """A model that is not known, or whose files are not there; the text says how to get them."""
+BASES = (
+    "v1-5-pruned.safetensors",
+    "v1-5-pruned.ckpt",
+    "v1-5-pruned-emaonly.safetensors",
+    "v1-5-pruned-emaonly.ckpt",
+)
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The four files of a model. ``detector_config`` None is the original's UPerNet with UniFormer-S.
+    """What a model is made of.
 
-    ``guidance`` is the scale that front ends offer first; 9 is the original's.
+    Args:
+        name: as saved pictures name it.
+        config: YAML of the networks.
+        weights: a whole model, or with ``controls`` Stable Diffusion alone.
+        detector_weights, detector_config: of the segmentation; a config of None is the original's UPerNet.
+        how_to_get: the command that brings the weights, as a text for people.
+        guidance: the scale that front ends offer first; 9 is the original's.
+        own: the conditions that the control in ``weights`` was trained for; none if it has no control.
+        controls: files with a control for further conditions.
+        serves_all: whether the control in ``weights`` is used for every other condition too.
+        vae, loras, embeddings: as in ``cldm.model.load_model``.
     """
 
     name: str
@@ -39,53 +48,92 @@ class ModelFiles:
     detector_config: Path | None
     how_to_get: str
     guidance: float = 9.0
+    own: tuple[str, ...] = (DEFAULT,)
+    controls: Mapping[str, Path] = field(default_factory=dict)
+    serves_all: bool = True
+    vae: Path | None = None
+    loras: tuple[tuple[Path, float], ...] = ()
+    embeddings: tuple[Path, ...] = ()
 
-    def missing(self) -> list[Path]:
-        """The files that are not there."""
-        files = [self.config, self.weights, self.detector_weights, self.detector_config]
-        return [file for file in files if file is not None and not file.is_file()]
+    def missing(self, condition: str = DEFAULT) -> list[Path]:
+        """The files that a condition needs and that are not there."""
+        files = [self.config, self.weights]
+        if condition == DEFAULT:
+            files += [self.detector_weights, *([self.detector_config] if self.detector_config else [])]
+        return [file for file in files if not file.exists()]
+
+    def all_files(self) -> list[Path]:
+        """What the results depend on, beside the detectors."""
+        extra = [*self.controls.values(), *([self.vae] if self.vae else []), *self.embeddings]
+        return [self.config, self.weights, *extra, *(path for path, _ in self.loras)]
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The conditions that some control was trained for."""
+        return tuple(dict.fromkeys([*self.own, *self.controls]))
 
     @property
     def resolution(self) -> int:
-        """The short side that the model was trained at, in pixels: the YAML's ``image_size`` counts latent
-        pixels.
+        """The short side that the model was trained at, in pixels: the YAML's ``image_size`` counts
+        latent pixels.
         """
-        size = (load_config(self.config).model.get("params") or {}).get("image_size")
-        if not isinstance(size, int):
-            raise ModelError(f"{self.config}: the model has no image_size, so its resolution is not known.")
-        return size * LATENT_FACTOR
+        return int(OmegaConf.load(self.config).model.params.image_size) * LATENT_FACTOR
 
 
 def known_models() -> dict[str, ModelFiles]:
-    """The models that have a name; of two places for the same weights, the one that is there."""
-    return {
-        "sd15": ModelFiles(
-            name="sd15",
-            config=MODELS / "cldm_v15.yaml",
-            weights=find_file("models/control_sd15_seg.safetensors", "models/control_sd15_seg.pth"),
-            detector_weights=find_file("annotator/ckpts/upernet_global_small.pth"),
-            detector_config=None,
-            how_to_get="hf download lllyasviel/ControlNet models/control_sd15_seg.pth "
-            f"annotator/ckpts/upernet_global_small.pth --local-dir {home()}",
-        ),
-        "tiny": ModelFiles(
-            name="tiny",
-            config=MODELS / "tiny" / "cldm_tiny.yaml",
-            weights=find_file(
-                "models/tiny/control_tiny_seg.safetensors",
-                "models/tiny/control_tiny_seg.safetensors.index.json",
-            ),
-            detector_weights=find_file("annotator/ckpts/upernet_tiny.safetensors"),
-            detector_config=CONFIGS / "annotator" / "upernet_tiny.py",
-            how_to_get="make tiny",
-            guidance=3.0,  # more makes colours surer and small things rougher; see models/tiny/README.md
-        ),
-    }
+    """The models that have a name, with the files that are there."""
+    return {"sd15": _stable_diffusion_15(), "tiny": _embedded()}
 
 
-def default_model() -> str:
-    """SD 1.5 if its files are there, else the embedded model."""
-    return "tiny" if known_models()["sd15"].missing() else "sd15"
+def _stable_diffusion_15() -> ModelFiles:
+    """Any released control brings Stable Diffusion along (version 1.0), or steers over a base (1.1)."""
+    found = {name: _first_there(find_condition(name).control_files()) for name in all_conditions()}
+    found = {name: path for name, path in found.items() if path is not None}
+    whole = {name: path for name, path in found.items() if path.name.startswith("control_sd15_")}
+    wanted = find_file("models/control_sd15_seg.pth")
+    base = _first_there(BASES)
+    if whole:
+        weights = whole.get(DEFAULT) or next(iter(whole.values()))
+    else:
+        weights = base if base is not None and found else wanted
+    own = tuple(name for name, path in found.items() if path == weights)
+    return ModelFiles(
+        name="sd15",
+        config=MODELS / "cldm_v15.yaml",
+        weights=weights,
+        detector_weights=find_file("annotator/ckpts/upernet_global_small.pth"),
+        detector_config=None,
+        how_to_get=f"{command_name()} weights fetch sd15-seg seg-detector",
+        own=own,
+        controls={name: path for name, path in found.items() if name not in own},
+        serves_all=False,
+    )
+
+
+def _embedded() -> ModelFiles:
+    return ModelFiles(
+        name="tiny",
+        config=MODELS / "tiny" / "cldm_tiny.yaml",
+        weights=find_file(
+            "models/tiny/control_tiny_seg.safetensors", "models/tiny/control_tiny_seg.safetensors.index.json"
+        ),
+        detector_weights=find_file("annotator/ckpts/upernet_tiny.safetensors"),
+        detector_config=CONFIGS / "annotator" / "upernet_tiny.py",
+        how_to_get="make tiny",
+        guidance=3.0,  # more makes colours surer and small things rougher; see models/tiny/README.md
+    )
+
+
+def _first_there(names: Sequence[str]) -> Path | None:
+    """The first of some files of ``models`` that is there."""
+    path = find_file(*(f"models/{name}" for name in names))
+    return path if path.is_file() else None
+
+
+def default_model(condition: str = DEFAULT) -> str:
+    """SD 1.5 if what the condition needs is there, else the embedded model."""
+    files = known_models()["sd15"]
+    return "sd15" if condition in files.conditions and not files.missing(condition) else "tiny"
 
 
 def find_model(
@@ -93,51 +141,62 @@ def find_model(
     weights: str | None = None,
     detector_weights: str | None = None,
     detector_config: str | None = None,
+    condition: str = DEFAULT,
+    controls: Mapping[str, Path] | None = None,
 ) -> ModelFiles:
     """The files that a command line asks for.
 
     Args:
-        name: ``sd15``, ``tiny``, ``auto`` for the better one that is there, or the path of a model's YAML.
+        name: ``sd15``, ``tiny``, ``auto`` for the better one that is there, the path of a model's YAML, or a
+            file or folder with Stable Diffusion.
         weights: replaces the model's weights; needed with a YAML.
-        detector_weights: replaces the detector's weights; with a YAML, the original's detector is the
-            default.
-        detector_config: an mmseg config for other detectors; only together with their weights.
+        detector_weights: replaces the weights of the segmentation; by default the original's, or the model's
+            own.
+        detector_config: an mmseg config for other detectors; needs ``detector_weights``.
+        condition: what is to steer first.
+        controls: further files with a control, by condition.
 
     Raises:
-        ModelError: an unknown name, a detector's config without its weights, or files that are missing, with
-            the command that brings them.
+        ModelError: an unknown name, or files that are missing; with the command that brings them.
+        WeightsError: a file that is no Stable Diffusion.
     """
+    check_detector_options(detector_weights, detector_config)
     known = known_models()
-    wanted, name = name, default_model() if name == "auto" else name
-    if name in known:
-        files = known[name]
-    elif Path(name).suffix in (".yaml", ".yml") and weights is not None:
-        files = replace(known["sd15"], name=Path(name).stem, config=Path(name), how_to_get="")
-    else:
-        what = (
-            "a YAML needs --weights"
-            if Path(name).suffix in (".yaml", ".yml")
-            else "it is no name and no YAML file"
-        )
-        raise ModelError(
-            f"--model {name}: {what}. Known names are {', '.join(known)}; or give --model YAML --weights "
-            "FILE."
-        )
+    wanted = name
+    if name == "auto":
+        name = "sd15" if controls else default_model(condition)
+    files = known[name] if name in known else _of_path(name, weights, known["sd15"])
     if weights is not None:
         files = replace(files, weights=Path(weights))
-    check_detector_options(detector_weights, detector_config)
     if detector_weights is not None:
         config = Path(detector_config) if detector_config else None
         files = replace(files, detector_weights=Path(detector_weights), detector_config=config)
-    missing = files.missing()
-    if missing:
-        how = f" This command brings them: {files.how_to_get}" if files.how_to_get else ""
-        if wanted == "auto":
-            how += f"; for Stable Diffusion 1.5 it is: {known['sd15'].how_to_get}"
-        raise ModelError(
-            f"Model {files.name}: there is no {', no '.join(str(path) for path in missing)}.{how}"
-        )
+    if controls:
+        own = tuple(name for name in files.own if name not in controls)
+        files = replace(files, controls={**files.controls, **controls}, own=own)
+    check_there(files, condition, wanted == "auto", known["sd15"].how_to_get)
     return files
+
+
+def _of_path(name: str, weights: str | None, model: ModelFiles) -> ModelFiles:
+    """The files of a YAML, or of a file or folder with Stable Diffusion; ``model`` lends its detector."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if weights is None:
+            raise ModelError(f"--model {name}: a YAML needs --weights.")
+        return replace(
+            model, name=path.stem, config=path, weights=Path(weights), how_to_get="", own=(DEFAULT,),
+            controls={}, serves_all=True,
+        )  # fmt: skip
+    if not path.exists():
+        raise ModelError(
+            f"--model {name}: there is no such file. Known names are sd15, tiny; or give a file or folder "
+            "with Stable "
+            "Diffusion, or --model YAML --weights FILE."
+        )
+    kind = recognise(path)
+    own = (DEFAULT,) if "control" in kind.parts else ()
+    return replace(model, name=path.stem, config=config_for(path), weights=path, how_to_get="", own=own)
 
 
 def check_detector_options(weights: str | None, config: str | None) -> None:
@@ -146,81 +205,18 @@ def check_detector_options(weights: str | None, config: str | None) -> None:
         raise ModelError(f"--detector-config {config} needs --detector-weights, the weights of that network.")
 
 
-def load_generator(
-    files: ModelFiles, device: str = "auto", precision: str = "auto", save_memory: bool = False
-) -> Generator:
-    """Load a model; the detector loads at its first use.
-
-    Args:
-        files: of ``find_model``.
-        device: ``auto`` for the first GPU if there is one, or torch's name of a device.
-        precision: ``auto`` for fp16 on a GPU and fp32 elsewhere, or one of ``PRECISIONS``.
-        save_memory: networks rest in main memory, and attention works in slices.
-
-    Raises:
-        ModelError: an unknown device or precision.
-        WeightsError: files that do not fit.
-    """
-    from cldm.model import load_model
-
-    target = find_device(device)
-    if precision == "auto":
-        precision = "fp16" if target.type == "cuda" else "fp32"
-    if precision not in PRECISIONS:
-        raise ModelError(f"--precision {precision} is not known; choose auto, {', '.join(PRECISIONS)}.")
-    rests = save_memory and target.type != "cpu"
-    model = load_model(files.config, files.weights, "cpu" if rests else target, PRECISIONS[precision])
-    if rests:  # the networks stay; what the sampler reads between them comes along
-        for name, buffer in model.named_buffers(recurse=False):
-            setattr(model, name, buffer.to(target))
-    if target.type == "cpu":
-        pack_weights(model)
-    detectors = {"seg": SegmentationDetector(files.detector_weights, files.detector_config, device=target)}
-    return Generator(model, detectors, files.name, files.resolution, save_memory, target, files.guidance)
-
-
-def find_device(name: str) -> torch.device:
-    """``auto``, or torch's name of a device that is there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options by which every front end chooses its model."""
-    parser.add_argument(
-        "--model", default="auto", help="sd15, tiny, or a YAML (default: sd15 if its files are there)"
-    )
-    parser.add_argument("--weights", help="weights of the model, instead of its own; needed with a YAML")
-    parser.add_argument("--detector-weights", help="weights of the detector, instead of the model's own")
-    parser.add_argument("--detector-config", help="mmseg config of the detector; needed for other detectors")
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)"
-    )
-    parser.add_argument(
-        "--precision", default="auto", choices=["auto", *PRECISIONS], help="(default: fp16 on a GPU)"
-    )
-    parser.add_argument("--save-memory", action="store_true", help="slower, in less GPU memory")
-
-
-def generator_from_options(options: argparse.Namespace) -> Generator:
-    """The generator that the options of ``add_model_arguments`` ask for.
-
-    Raises:
-        ModelError: as ``find_model`` and ``load_generator``; WeightsError: files that do not fit.
-    """
-    files = find_model(options.model, options.weights, options.detector_weights, options.detector_config)
-    return load_generator(files, options.device, options.precision, options.save_memory)
-
-
-def generator_or_exit(options: argparse.Namespace) -> Generator:
-    """As ``generator_from_options`` for command lines: an error is one line, and the exit status is not 0."""
-    try:
-        return generator_from_options(options)
-    except (ModelError, WeightsError) as error:
-        raise SystemExit(f"error: {error}") from None
+def check_there(files: ModelFiles, condition: str, is_auto: bool = False, larger: str = "") -> None:
+    """Raise a ModelError where files are missing, or a control for the condition; with the command for it."""
+    if missing := files.missing(condition):
+        how = f" This command brings them: {files.how_to_get}" if files.how_to_get else ""
+        if is_auto:
+            how += f"; for Stable Diffusion 1.5 it is: {larger}"
+        raise ModelError(
+            f"Model {files.name}: there is no {', no '.join(str(path) for path in missing)}.{how}"
+        )
+    if not files.serves_all and condition not in files.conditions:
+        stem = find_condition(condition).control_stems()[0]
+        raise ModelError(
+            f"Model {files.name} has no control for {condition}. This command brings it: "
+            f"{command_name()} weights fetch {stem}"
+        )

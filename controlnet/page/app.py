@@ -16,7 +16,8 @@ import gradio as gr
 from controlnet.conditions import DEFAULT, Condition, all_conditions, find_condition
 from controlnet.files import EXAMPLES
 from controlnet.generation.generator import Generator
-from controlnet.generation.models import add_model_arguments, generator_or_exit, known_models
+from controlnet.generation.models import known_models
+from controlnet.generation.options import add_model_arguments, generator_or_exit
 from controlnet.page.actions import Actions
 from controlnet.page.examples import Example, load_examples
 from controlnet.page.layout import lay_out
@@ -120,7 +121,9 @@ def main(
     options = parse_arguments(arguments, condition, prog)
     options.save_memory = options.save_memory or save_memory
     with own_temporary_folder():
-        page = build_page(generator_or_exit(options), load_examples(EXAMPLES), options.condition)
+        page = build_page(
+            generator_or_exit(options, options.condition), load_examples(EXAMPLES), options.condition
+        )
         serve(page, options)
 
 

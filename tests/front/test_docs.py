@@ -37,7 +37,7 @@ def test_the_python_example_runs(small_model, capsys, monkeypatch, tmp_path):
     (snippet,) = (text for text in SNIPPETS if "load_generator" in text)
     small = Generator(small_model, {"seg": ColorDetector()}, resolution=64)
     monkeypatch.setattr("controlnet.generation.models.find_model", lambda name: name)
-    monkeypatch.setattr("controlnet.generation.models.load_generator", lambda files: small)
+    monkeypatch.setattr("controlnet.generation.loading.load_generator", lambda files: small)
     monkeypatch.chdir(tmp_path)
     small_request = snippet.replace("seed=1)", "seed=1, ddim_steps=1)")
     small_request = small_request.replace("examples/", f"{ROOT}/examples/")

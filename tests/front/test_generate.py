@@ -18,7 +18,8 @@ from controlnet.conditions.seg.adherence import measure_adherence
 from controlnet.generation import generator as generator_module
 from controlnet.generation import memory
 from controlnet.generation.generator import Cancelled, GenerationError, Generator, result_size
-from controlnet.generation.models import find_model, load_generator
+from controlnet.generation.loading import load_generator
+from controlnet.generation.models import find_model
 from controlnet.generation.packing import pack_hint, unpack_hint
 from controlnet.generation.png import read_metadata, read_request, save_png
 from controlnet.generation.request import (

@@ -20,15 +20,10 @@ from gradio_client import Client, handle_file
 
 from controlnet.commands import evaluate as tool_evaluate
 from controlnet.commands import generate as tool_generate
+from controlnet.generation.devices import ModelError, find_device
 from controlnet.generation.generator import Generator
-from controlnet.generation.models import (
-    ModelError,
-    default_model,
-    find_device,
-    find_model,
-    known_models,
-    load_generator,
-)
+from controlnet.generation.loading import load_generator
+from controlnet.generation.models import default_model, find_model, known_models
 from controlnet.generation.png import read_request, save_png
 from controlnet.page import app
 
@@ -79,9 +74,11 @@ def test_embedded_weights_may_come_in_parts(empty_project):
 
 
 def test_missing_files_come_with_the_command(empty_project, capsys):
-    with pytest.raises(ModelError, match=r"sd15: there is no .*control_sd15_seg.pth.*hf download"):
+    with pytest.raises(ModelError, match=r"sd15: there is no .*control_sd15_seg.pth.*weights fetch sd15-seg"):
         find_model("sd15")
-    with pytest.raises(ModelError, match=r"tiny: .*control_tiny_seg.*upernet_tiny.*make tiny; .*hf download"):
+    with pytest.raises(
+        ModelError, match=r"tiny: .*control_tiny_seg.*upernet_tiny.*make tiny; .*weights fetch sd15-seg"
+    ):
         find_model("auto")
     with pytest.raises(SystemExit, match=r"error: Model tiny: there is no .*make tiny$"):
         app.main(["--model", "tiny"])
@@ -89,7 +86,7 @@ def test_missing_files_come_with_the_command(empty_project, capsys):
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("sd16", "Known names are sd15, tiny"), ("mine.yaml", "needs --weights"), ("../x", "no YAML file")],
+    [("sd16", "Known names are sd15, tiny"), ("mine.yaml", "needs --weights"), ("../x", "no such file")],
 )
 def test_unknown_models_are_refused(name, why):
     with pytest.raises(ModelError, match=why):

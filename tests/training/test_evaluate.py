@@ -383,7 +383,8 @@ def test_the_shipped_detector_reads_scenes_it_never_saw():
 
 @pytest.fixture(scope="module")
 def shipped_scores():
-    from controlnet.generation.models import find_model, load_generator
+    from controlnet.generation.loading import load_generator
+    from controlnet.generation.models import find_model
 
     loaded = load_generator(find_model("tiny"), "cpu")
     cases = draw_cases(8, HELD_OUT_SEED + 6000, 256)
