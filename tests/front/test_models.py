@@ -43,8 +43,10 @@ def ask(condition: str) -> Request:
 
 
 def test_a_control_on_the_command_line_steers_its_condition(model_files, canny_control):
-    given = options("--model", model_files.config, "--weights", model_files.weights, "--control", canny_control,
-                    "--detector-weights", model_files.weights, "--device", "cpu")  # fmt: skip
+    given = options(
+        "--model", model_files.config, "--weights", model_files.weights, "--control", canny_control,
+        "--detector-weights", model_files.weights, "--device", "cpu",
+    )  # fmt: skip
     files = files_from_options(given, "canny")
     assert files.controls == {"canny": canny_control} and files.own == ("seg",)
     generator = load_generator(files, "cpu")
