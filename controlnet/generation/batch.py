@@ -18,11 +18,12 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from controlnet.generation.generator import GenerationError, Generator, Result
+from controlnet.generation.generator import Generator, Result
 from controlnet.generation.jobs import Job, quick_fingerprint, result_files
 from controlnet.generation.loading import load_generator
 from controlnet.generation.models import ModelFiles
 from controlnet.generation.png import save_png
+from controlnet.generation.watcher import GenerationError
 from controlnet.lines import read_objects
 from ldm.weights import WeightsError, atomic_write
 

@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from annotator.util import resize_image, resized_shape
 from cldm.cldm import ControlLDM
-from cldm.ddim_hacked import DDIMSampler
 from controlnet.conditions import DEFAULT, Condition, Hint, Score, find_condition
 from controlnet.generation.controls import Controls
 from controlnet.generation.memory import MemorySaver, attempt, smaller_sizes
@@ -24,27 +22,9 @@ from controlnet.generation.packing import pack_hint
 from controlnet.generation.png import metadata_text
 from controlnet.generation.request import Request, RequestError, default_detect_resolution, definite
 from controlnet.generation.sampling import control_scales, guided_conditions, sample_latents, to_uint8
+from controlnet.generation.watcher import GenerationError, Step, Watcher, cure
 
 logger = logging.getLogger(__name__)
-
-PREVIEW_SIDE = 16  # latent pixels: a preview costs at most (16 / 64)² of decoding a 512x512 picture
-
-
-class GenerationError(RuntimeError):
-    """A run that failed for a reason worth telling the user in one line."""
-
-
-class Cancelled(Exception):
-    """The run was stopped because ``should_stop`` said so."""
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One finished sampling step. ``preview()`` decodes its latents small: uint8 RGB ``[N, h, w, 3]``."""
-
-    index: int
-    total: int
-    preview: Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +150,7 @@ class Generator:
             hint = self._hint(request)
             control = condition.control(hint)
             pictures = self._draw(
-                request, control, _Watcher(on_step, should_stop, self.model.control_model.dtype)
+                request, control, Watcher(on_step, should_stop, self.model.control_model.dtype)
             )
             scores = [self._score(request, hint, picture) for picture in pictures] if measure else []
             seconds = time.perf_counter() - started
@@ -210,7 +190,7 @@ class Generator:
         found = condition.detect(picture, **request.options)
         return condition.score(hint, condition.fit(found, *hint.shape[:2]))
 
-    def _draw(self, request: Request, control: np.ndarray, watcher: _Watcher) -> np.ndarray:
+    def _draw(self, request: Request, control: np.ndarray, watcher: Watcher) -> np.ndarray:
         """Sample and decode: uint8 RGB ``[N, H, W, 3]``. Out of memory, once more with all that saves
         some.
         """
@@ -241,7 +221,7 @@ class Generator:
         self,
         request: Request,
         control: np.ndarray,
-        watcher: _Watcher | None,
+        watcher: Watcher | None,
         save_memory: bool,
         tiled: bool = False,
     ) -> np.ndarray:
@@ -274,48 +254,9 @@ class Generator:
                 pictures = saver.decode(latents)  # [N, 3, H, W]
         if not torch.isfinite(pictures).all():
             raise GenerationError(
-                f"The decoder produced values that are not finite: {_cure(model.control_model.dtype)}."
+                f"The decoder produced values that are not finite: {cure(model.control_model.dtype)}."
             )
         return to_uint8(pictures)
-
-
-class _Watcher:
-    """What happens after every step: the latents are checked, the caller is told, and asked whether to
-    stop.
-    """
-
-    def __init__(
-        self,
-        on_step: Callable[[Step], None] | None,
-        should_stop: Callable[[], bool] | None,
-        dtype: torch.dtype,
-    ):
-        self.on_step, self.should_stop, self.dtype = on_step, should_stop, dtype
-
-    def bound_to(self, sampler: DDIMSampler, saver: MemorySaver) -> Callable[[Tensor, int], None]:
-        """The ``img_callback`` of ``sampler``, with previews decoded by the way of ``saver``."""
-
-        def after_step(pred_x0: Tensor, index: int) -> None:
-            steps = len(sampler.ddim_timesteps)  # 30 steps asked for are 31
-            if not torch.isfinite(pred_x0).all():
-                raise GenerationError(
-                    f"The latents of step {index + 1} of {steps} are not finite: {_cure(self.dtype)}."
-                )
-            if self.on_step is not None:
-                self.on_step(Step(index, steps, lambda: preview(saver, pred_x0)))
-            if self.should_stop is not None and self.should_stop():
-                raise Cancelled(f"Cancelled after step {index + 1} of {steps}.")
-
-        return after_step
-
-
-def _cure(dtype: torch.dtype) -> str:
-    """What helps against values that are not finite."""
-    if dtype == torch.float32:
-        return (
-            "the model's weights are at fault, for this was computed in fp32; or try a smaller guidance scale"
-        )
-    return "try --precision fp32, or a smaller guidance scale"
 
 
 def result_size(request: Request) -> tuple[int, int]:
@@ -354,15 +295,3 @@ def noise_generators(request: Request, device: torch.device) -> torch.Generator 
     """
     generators = [torch.Generator(device).manual_seed(seed) for seed in request.seeds]
     return generators if request.per_sample_seeds else generators[0]
-
-
-@torch.inference_mode()
-def preview(saver: MemorySaver, latents: Tensor) -> np.ndarray:
-    """Decode latents ``[N, 4, h, w]`` at a small size: uint8 RGB ``[N, h', w', 3]``, no side over 128
-    pixels.
-    """
-    scale = PREVIEW_SIDE / max(latents.shape[-2:])
-    if scale < 1:
-        latents = torch.nn.functional.interpolate(latents, scale_factor=scale, mode="area")
-    with saver.working(saver.model.first_stage_model):
-        return to_uint8(saver.model.decode_first_stage(latents))

@@ -12,8 +12,9 @@ from PIL import Image
 
 from annotator.ade20k import CLASSES
 from controlnet.conditions import Condition, find_condition
-from controlnet.generation.generator import Cancelled, Generator, Result
+from controlnet.generation.generator import Generator, Result
 from controlnet.generation.request import Request
+from controlnet.generation.watcher import Cancelled
 from controlnet.page import view
 from controlnet.page.api import saved_pictures
 from controlnet.page.editors.draw import edited_drawing, show_drawing

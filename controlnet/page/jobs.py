@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from controlnet.generation.generator import Cancelled, Step
+from controlnet.generation.watcher import Cancelled, Step
 
 PREVIEW_INTERVAL = 0.7  # seconds; decoding a preview takes time from the sampling
 _MAX_JOBS = 1000

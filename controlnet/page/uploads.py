@@ -19,8 +19,8 @@ from gradio.utils import get_upload_folder
 
 from controlnet.conditions import ConditionError
 from controlnet.files import EXAMPLES
-from controlnet.generation.generator import GenerationError
 from controlnet.generation.request import RequestError
+from controlnet.generation.watcher import GenerationError
 from controlnet.pictures import PictureError, read_picture
 from ldm.weights import WeightsError
 

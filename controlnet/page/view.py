@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from controlnet.conditions import Condition, HintReport, Score, find_condition
-from controlnet.generation.generator import Result, Step
+from controlnet.generation.generator import Result
+from controlnet.generation.watcher import Step
 
 _MARK = np.array([255, 0, 80], dtype=np.float32)
 

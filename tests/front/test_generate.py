@@ -17,7 +17,7 @@ from cldm.ddim_hacked import DDIMSampler
 from controlnet.conditions.seg.adherence import measure_adherence
 from controlnet.generation import generator as generator_module
 from controlnet.generation import memory
-from controlnet.generation.generator import Cancelled, GenerationError, Generator, result_size
+from controlnet.generation.generator import Generator, result_size
 from controlnet.generation.loading import load_generator
 from controlnet.generation.models import find_model
 from controlnet.generation.packing import pack_hint, unpack_hint
@@ -29,6 +29,7 @@ from controlnet.generation.request import (
     request_from_settings,
 )
 from controlnet.generation.sampling import control_scales
+from controlnet.generation.watcher import Cancelled, GenerationError
 
 
 def ask(picture=None, **changes) -> Request:

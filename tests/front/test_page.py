@@ -15,10 +15,10 @@ from front.small_page import GRASS, HOUSE, SKY, draw
 from PIL import Image
 
 from annotator.ade20k import CLASSES, colorize
-from controlnet.generation.generator import Cancelled, Step
 from controlnet.generation.packing import pack_hint
 from controlnet.generation.png import read_request, save_png
 from controlnet.generation.request import Request, RequestError
+from controlnet.generation.watcher import Cancelled, Step
 from controlnet.page.editors.label_map import edited_map
 from controlnet.page.editors.runs import pack_runs, unpack_runs
 from controlnet.page.jobs import Jobs
