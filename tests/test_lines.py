@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from controlnet.lines import LinesError, capped, read_objects
-from controlnet.training.data.records import DataError, read_records
+from controlnet.training.data.records import DataError, DataSetError, read_records
 
 
 def lines_of(path: Path, content: bytes) -> list:
@@ -89,3 +89,12 @@ def test_a_line_without_end_is_not_read_to_its_end(tmp_path: Path, monkeypatch: 
 def test_lists_of_faults_are_capped():
     assert capped(["a", "b"], most=2) == ["a", "b"]
     assert capped(range(216), most=3) == ["0", "1", "2", "… and 213 more"]
+
+
+def test_a_data_set_of_faults_names_the_first(tmp_path: Path):
+    (tmp_path / "prompt.json").write_text("{bad}\n" * 233)
+    with pytest.raises(DataSetError) as caught:
+        read_records(tmp_path)
+    lines = str(caught.value).splitlines()
+    assert len(caught.value.faults) == 233
+    assert len(lines) == 22 and lines[-1] == "… and 213 more"
