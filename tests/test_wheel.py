@@ -133,7 +133,7 @@ def test_help_lists_the_commands_and_each_has_its_own(run):
     text = output(run("controlnet", "--help"))
     assert output(run("python", "-m", "controlnet", "--help")) == text
     assert re.findall(r"^    (\w+)  ", text, re.MULTILINE) == list(COMMANDS)
-    assert output(run("controlnet", "models")).startswith("sd15         missing\n")
+    assert output(run("controlnet", "models")).startswith("sd15 (missing): ")
 
 
 def test_annotate_and_generate_run_on_the_embedded_model(run, tmp_path):

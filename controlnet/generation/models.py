@@ -87,8 +87,8 @@ def known_models() -> dict[str, ModelFiles]:
 
 def _stable_diffusion_15() -> ModelFiles:
     """Any released control brings Stable Diffusion along (version 1.0), or steers over a base (1.1)."""
-    found = {name: _first_there(find_condition(name).control_files()) for name in all_conditions()}
-    found = {name: path for name, path in found.items() if path is not None}
+    places = {name: _first_there(find_condition(name).control_files()) for name in all_conditions()}
+    found = {name: path for name, path in places.items() if path is not None}
     whole = {name: path for name, path in found.items() if path.name.startswith("control_sd15_")}
     wanted = find_file("models/control_sd15_seg.pth")
     base = _first_there(BASES)

@@ -115,7 +115,8 @@ def new_network(**widths: Any) -> DepthNetwork:
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     nn.init.normal_(network.network.dpt.embeddings.position_embeddings, std=0.02)
-    nn.init.constant_(network.network.head.head[4].bias, 0.5)  # above 0, where its ReLU can learn
+    depth: Any = network.network.head.head[4]
+    nn.init.constant_(depth.bias, 0.5)  # above 0, where its ReLU can learn
     return network
 
 
@@ -130,7 +131,8 @@ class DepthTraining(pl.LightningModule):
 
     def __init__(self, network: DepthNetwork, learning_rate: float, weight_decay: float, max_steps: int):
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)
+        module: Any = network  # whose `to` knows one argument more than its stubs
+        self.network = module.to(memory_format=torch.channels_last)
         self.learning_rate, self.weight_decay, self.max_steps = learning_rate, weight_decay, max_steps
 
     def forward(self, picture: Tensor) -> Tensor:
