@@ -81,3 +81,24 @@ def resize_image(picture: np.ndarray, resolution: int) -> np.ndarray:
     grows = float(resolution) / min(picture.shape[:2]) > 1
     interpolation = cv2.INTER_LANCZOS4 if grows else cv2.INTER_AREA
     return cv2.resize(picture, (width, height), interpolation=interpolation)
+
+
+def nms(x: np.ndarray, t: float, s: float) -> np.ndarray:
+    """Thin soft edges to lines ("non-maximum suppression"): blur, then keep what no neighbor exceeds along at
+    least one of four directions.
+
+    Args:
+        x: a map of edges ``[H, W]``, such as ``HEDdetector`` gives.
+        t: what stays must be above this, after the blur.
+        s: sigma of the Gaussian blur, in pixels.
+
+    Returns:
+        uint8 ``[H, W]``, 0 or 255.
+    """
+    x = cv2.GaussianBlur(x.astype(np.float32), (0, 0), s)
+    is_ridge = np.zeros(x.shape, bool)
+    for y_step, x_step in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        line = np.zeros((3, 3), np.uint8)
+        line[1, 1] = line[1 - y_step, 1 - x_step] = line[1 + y_step, 1 + x_step] = 1
+        is_ridge |= cv2.dilate(x, line) == x
+    return np.where(np.where(is_ridge, x, 0) > t, np.uint8(255), np.uint8(0))

@@ -28,3 +28,8 @@ class CannyDetector:
         """
         check_picture(img)
         return cv2.Canny(img, low_threshold, high_threshold)
+
+
+def apply_canny(img: np.ndarray, low_threshold: float, high_threshold: float) -> np.ndarray:
+    """`CannyDetector` as a function: the name in the original's first version."""
+    return CannyDetector()(img, low_threshold, high_threshold)

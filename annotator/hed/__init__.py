@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from annotator.hed.inference import side_maps
 from annotator.hed.network import WIDTHS, ControlNetHED_Apache2
 from annotator.network import NetworkDetector, check_picture
+from annotator.util import nms
 from ldm.weights import load_file_into, map_state_dict
 from ldm.winograd import use_winograd
 
-__all__ = ["ControlNetHED_Apache2", "HEDdetector", "nms"]
+__all__ = ["ControlNetHED_Apache2", "HEDdetector", "apply_hed", "nms"]
 
 _LEAST_SIDE = 16  # the network halves a picture four times
 
@@ -75,22 +76,9 @@ def _widths_of(checkpoint: Path) -> list[int]:
     ]
 
 
-def nms(x: np.ndarray, t: float, s: float) -> np.ndarray:
-    """Thin soft edges to lines ("non-maximum suppression"): blur, then keep what no neighbor exceeds along at
-    least one of four directions.
+_detector = cache(HEDdetector)
 
-    Args:
-        x: a map of edges ``[H, W]``, such as ``HEDdetector`` gives.
-        t: what stays must be above this, after the blur.
-        s: sigma of the Gaussian blur, in pixels.
 
-    Returns:
-        uint8 ``[H, W]``, 0 or 255.
-    """
-    x = cv2.GaussianBlur(x.astype(np.float32), (0, 0), s)
-    is_ridge = np.zeros(x.shape, bool)
-    for y_step, x_step in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        line = np.zeros((3, 3), np.uint8)
-        line[1, 1] = line[1 - y_step, 1 - x_step] = line[1 + y_step, 1 + x_step] = 1
-        is_ridge |= cv2.dilate(x, line) == x
-    return np.where(np.where(is_ridge, x, 0) > t, np.uint8(255), np.uint8(0))
+def apply_hed(input_image: np.ndarray) -> np.ndarray:
+    """`HEDdetector` with its defaults, as a function: the name in the original's first version."""
+    return _detector()(input_image)

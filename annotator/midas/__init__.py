@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from annotator.midas.maps import depth_picture, normal_picture
 from annotator.midas.network import DepthNetwork
 from annotator.network import NetworkDetector, check_picture
 
-__all__ = ["MidasDetector", "depth_picture", "normal_picture"]
+__all__ = ["MidasDetector", "apply_midas", "depth_picture", "normal_picture"]
 
 
 class MidasDetector(NetworkDetector):
@@ -57,3 +58,13 @@ class MidasDetector(NetworkDetector):
 
     def build(self, checkpoint: Path) -> nn.Module:
         return DepthNetwork.from_file(checkpoint).for_inference()
+
+
+_detector = cache(MidasDetector)
+
+
+def apply_midas(
+    input_image: np.ndarray, a: float = np.pi * 2.0, bg_th: float = 0.1
+) -> tuple[np.ndarray, np.ndarray]:
+    """`MidasDetector` with its defaults, as a function: the name in the original's first version."""
+    return _detector()(input_image, a, bg_th)

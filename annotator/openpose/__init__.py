@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from functools import cache
 
 import numpy as np
 
@@ -24,6 +25,7 @@ __all__ = [
     "Keypoint",
     "OpenposeDetector",
     "Person",
+    "apply_openpose",
     "draw_people",
 ]
 
@@ -92,3 +94,11 @@ class OpenposeDetector:
                 joint and Keypoint(joint.x + x, joint.y + y, joint.score) for joint in joints
             )
         return dataclasses.replace(person, **hands)
+
+
+_detector = cache(OpenposeDetector)
+
+
+def apply_openpose(oriImg: np.ndarray, hand: bool = False) -> tuple[np.ndarray, dict[str, list]]:
+    """`OpenposeDetector` with its defaults, as a function: the name in the original's first version."""
+    return _detector()(oriImg, hand)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +124,14 @@ class SegmentationDetector:
 
 class UniformerDetector(SegmentationDetector):
     """The original's name for the detector, which its users' scripts import."""
+
+
+_detector = cache(UniformerDetector)
+
+
+def apply_uniformer(img: np.ndarray) -> np.ndarray:
+    """`UniformerDetector` with its defaults, as a function: the name in the original's first version."""
+    return _detector()(img)
 
 
 def _default_checkpoint(config: Any, config_path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 from golden_data import relative_error
 from torch import nn
 
+from annotator.util import nms
 from cldm import hack
 from ldm.models.diffusion.ddpm import disabled_train
 from ldm.models.diffusion.sampling_util import norm_thresholding, spatial_norm_thresholding
@@ -236,3 +238,26 @@ def test_targets_can_be_allowed_by_the_environment(monkeypatch: pytest.MonkeyPat
         ours = openaimodel.UNetModel(**UNET)
         ours.load_state_dict(unet.state_dict())
         assert relative_error(unet(x, t, context), ours(x, t, context)) < 1e-5
+
+
+# --- detectors ---
+
+
+@pytest.mark.parametrize("name", ["canny", "hed", "midas", "openpose", "uniformer"])
+def test_detectors_as_functions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first version of the original had functions instead of classes, and so has the Cog repository."""
+    classes = {"hed": "HEDdetector"}
+    cls = classes.get(name, f"{name.capitalize()}Detector")
+    package = importlib.import_module(f"annotator.{name}")
+    seen = []
+    monkeypatch.setattr(getattr(package, cls), "__call__", lambda self, *args: seen.append((self, args)))
+    arguments = {"canny": (100, 200), "midas": (2.0, 0.4), "openpose": (True,)}.get(name, ())
+    for _ in range(2):
+        getattr(package, f"apply_{name}")("picture", *arguments)
+    (first, given), (second, _) = seen
+    assert given == ("picture", *arguments)
+    assert first is second or name == "canny", "weights are read once"
+
+
+def test_edges_are_thinned_by_the_name_of_version_1_1() -> None:
+    assert importlib.import_module("annotator.hed").nms is nms
