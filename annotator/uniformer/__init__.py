@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from annotator import ade20k
-from ldm.files import ROOT, find_file, home
+from ldm.command import command_name
+from ldm.files import ROOT, find_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -146,6 +147,6 @@ def _default_checkpoint(config: Any, config_path: Path) -> Path:
     path = find_file(f"annotator/ckpts/{name}")
     if not path.is_file():
         fetch = config.get("fetch")
-        how = f" Fetch it in {home()} with: {fetch}" if fetch else ""
+        how = f" Fetch them with: {command_name()} weights fetch {fetch}" if fetch else ""
         raise WeightsError(f"{path}: the detector's weights are missing.{how}")
     return path

@@ -4,7 +4,7 @@ For inference only. Run as Python by mmengine, as any mmseg config.
 """
 
 checkpoint = "upernet_global_small.pth"  # a name in annotator/ckpts
-fetch = "hf download lllyasviel/ControlNet annotator/ckpts/upernet_global_small.pth --local-dir ."
+fetch = "upernet_global_small"
 
 # The original hands RGB pixels to a pipeline that takes BGR, so that this network sees blue first. ControlNet
 # was

@@ -74,7 +74,8 @@ class Kind:
         inside += [self.layout and f"{self.layout} layout", self.dtype]
         inside += ["predicts v"] if self.prediction == "v" else []
         said = ", ".join(text for text in inside if text)
-        return f"{self.what} ({said})" if said else self.what
+        start = f"{self.what[:-1]}, " if self.what.endswith(")") else f"{self.what} ("
+        return f"{start}{said})" if said else self.what
 
 
 def recognise(path: str | Path) -> Kind:
@@ -119,6 +120,8 @@ def expect(path: Path, kind: Kind, *roles: str) -> None:
 
 def version_name(width: int | None) -> str:
     """The version of Stable Diffusion whose text embeddings are so wide."""
+    if width is None:
+        return "an unknown version of Stable Diffusion"
     return _VERSIONS.get(width, f"a model with text embeddings {width} wide")
 
 

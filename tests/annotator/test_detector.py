@@ -108,7 +108,7 @@ def test_missing_default_weights_say_where_they_belong_and_how_to_get_them(
     with pytest.raises(WeightsError) as raised:
         UniformerDetector().load()
     assert str(tmp_path / "annotator/ckpts/upernet_global_small.pth") in str(raised.value)
-    assert "hf download lllyasviel/ControlNet annotator/ckpts/upernet_global_small.pth" in str(raised.value)
+    assert "weights fetch upernet_global_small" in str(raised.value)
 
 
 def test_config_without_a_checkpoint_of_its_own(tiny):
