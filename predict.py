@@ -23,9 +23,10 @@ from cog.input import FieldInfo
 
 from controlnet.conditions import all_conditions, find_condition
 from controlnet.generation.generator import Generator
-from controlnet.generation.options import add_model_arguments, generator_from_options
+from controlnet.generation.models import add_model_arguments, generator_from_options
+from controlnet.generation.packing import read_hint
 from controlnet.generation.png import save_png
-from controlnet.generation.request import Request, RequestError
+from controlnet.generation.request import Request, RequestError, short_repr
 from controlnet.pictures import read_picture
 
 TYPES = {"mlsd": "hough"}
@@ -101,10 +102,10 @@ class Predictor(BasePredictor):
         """The hint first, then the pictures, each a PNG that carries its request."""
         given = dict(locals())
         values = {name: checked_input(name, field, given[name]) for name, field in DECLARED.items()}
-        picture = read_picture(local_file(values.pop("image")))
+        picture = read_picture(local_file("image", values.pop("image")))
         brought = values.pop("hint")
         condition = self.generator.condition(self.condition)
-        hint = None if brought is None else condition.read(local_file(brought)).hint
+        hint = None if brought is None else read_hint(condition, local_file("hint", brought)).hint
         every = {option.name: values.pop(option.name, None) for option in OPTIONS}
         options = {option.name: every[option.name] for option in condition.options if option.original}
         seed = -1 if values["seed"] is None else values["seed"]
@@ -148,6 +149,9 @@ def checked_input(name: str, field: FieldInfo, value: Any) -> Any:
             raise RequestError(f"{name} is missing.")
     if field.choices and value not in field.choices:
         raise RequestError(f"{name} must be one of {', '.join(map(str, field.choices))}, got {value!r}.")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number and (field.ge is not None or (name == "seed" and value is not None)):
+        raise RequestError(f"{name} must be a number, got {short_repr(value)}.")
     if (field.ge is not None and not value >= field.ge) or (field.le is not None and not value <= field.le):
         raise RequestError(f"{name} must be from {field.ge} to {field.le}, got {value!r}.")
     if name == "seed" and value is not None and value < 0:
@@ -155,8 +159,16 @@ def checked_input(name: str, field: FieldInfo, value: Any) -> Any:
     return value
 
 
-def local_file(path: Any) -> str:
-    """The place of an input file on this machine; Cog hands over a path, or an object that downloads at this
-    call.
+def local_file(name: str, path: Any) -> str:
+    """The place of an input file on this machine.
+
+    Cog hands over the ``Path`` of what it has downloaded, or an object that downloads at this call. What it
+    does not take for a URL it hands over as the text that it got: that may be the name of any file of this
+    machine, and is not opened.
+
+    Raises:
+        RequestError: text, or anything else that is no path.
     """
+    if not isinstance(path, os.PathLike):
+        raise RequestError(f"{name} must be a file: a data: URL or an http(s) URL, got {short_repr(path)}.")
     return str(path.convert() if hasattr(path, "convert") else path)

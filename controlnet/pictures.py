@@ -22,8 +22,6 @@ from controlnet.outputs import normal_name
 
 logger = logging.getLogger(__name__)
 
-PictureSource = str | os.PathLike | bytes | BinaryIO
-
 # Only raster formats whose decoders run no other program; EPS, for one, would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
 INDEX_FORMATS = ("PNG", "TIFF", "GIF", "BMP")
@@ -235,24 +233,34 @@ class Picture:
         return grey
 
 
-def decode(source: PictureSource) -> Picture:
+PictureSource = str | os.PathLike | bytes | BinaryIO | Picture
+"""A path, a file's bytes, an open binary file, or a picture that is decoded already."""
+
+
+def decode(source: PictureSource, most_pixels: int = MAX_PIXELS) -> Picture:
     """Decode the first frame, its size checked before, turned upright by its EXIF orientation.
+
+    Args:
+        source: a picture that is decoded already stays as it is.
+        most_pixels: larger ones are refused.
 
     Raises:
         PictureError: whatever is wrong with the file.
     """
+    if isinstance(source, Picture):
+        return source
     name = _name_of(source)
     try:
         with _open(source) as file:
             try:
-                return _decode(file, name)
+                return _decode(file, name, most_pixels)
             except PictureError:
                 raise
             except Exception:
                 plain = _without_text(file)
                 if plain is None:
                     raise
-                return _decode(plain, name)
+                return _decode(plain, name, most_pixels)
     except PictureError:
         raise
     except FileNotFoundError:
@@ -269,12 +277,12 @@ def _open(source: PictureSource) -> AbstractContextManager[BinaryIO]:
     return open_regular(source) if isinstance(source, str | os.PathLike) else nullcontext(source)
 
 
-def _decode(file: BinaryIO, name: str) -> Picture:
+def _decode(file: BinaryIO, name: str, most_pixels: int) -> Picture:
     with Image.open(file, formats=FORMATS) as picture:
         width, height = picture.size
-        if width * height > MAX_PIXELS:
-            limit = MAX_PIXELS // 1_000_000
-            reason = f"{width}x{height} pixels are more than the {limit} megapixels allowed"
+        if width * height > most_pixels:
+            limit = most_pixels // 1_000_000
+            reason = f"{width}x{height} pixels are more than the {limit} megapixels allowed; make it smaller"
             raise PictureError(name, reason)
         raw_mode = _raw_mode(picture)
         white_is_zero = getattr(picture, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == 0

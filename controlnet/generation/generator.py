@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -116,9 +117,11 @@ class Generator:
             return used.detect(resized(picture, resolution), **used.checked_options(options or {}))
 
     def hint(self, request: Request) -> Hint:
-        """The hint that a request asks for, at the size of its pictures."""
+        """The hint that a request asks for, at the size of its pictures. One that it brings waits for no
+        run.
+        """
         request = request.for_model(self.resolution, self.guidance)
-        with self._lock:
+        with self._lock if request.hint is None else nullcontext():
             return self._hint(request)
 
     def generate(

@@ -1,4 +1,4 @@
-"""Hints as small JSON objects, for the metadata of pictures and for links."""
+"""Hints that come from elsewhere: as files, and as small JSON objects in pictures' metadata and in links."""
 
 from __future__ import annotations
 
@@ -8,10 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from controlnet.conditions import Condition, HintReport
 from controlnet.generation.request import MAX_ASPECT, RequestError
+from controlnet.pictures import PictureSource, decode
 
 MAX_HINT_PIXELS = 2048 * 4096
-"""No packed hint may hold more: the largest result has a short side of 2048 pixels."""
+"""No hint from elsewhere may hold more: the largest result has a short side of 2048 pixels."""
+
+
+def read_hint(condition: Condition, source: PictureSource) -> HintReport:
+    """``condition.read`` for files of people, whose size is looked at before anything is decoded.
+
+    Raises:
+        ConditionError, PictureError: as there, and where the file has more than `MAX_HINT_PIXELS`.
+    """
+    return condition.read(decode(source, MAX_HINT_PIXELS))
 
 
 def pack_hint(hint: np.ndarray) -> dict[str, Any]:

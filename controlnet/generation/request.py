@@ -226,9 +226,9 @@ def request_from_settings(
 def _checked_number(name: str, value: Any) -> int | float:
     low, high = RANGES[name]
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise RequestError(f"{name} must be a number, got {_short(value)}.")
+        raise RequestError(f"{name} must be a number, got {short_repr(value)}.")
     if isinstance(value, int) and not low <= value <= high:  # too many digits would not even become a float
-        raise RequestError(f"{name} must be from {low:g} to {high:g}, got {_short(value)}.")
+        raise RequestError(f"{name} must be from {low:g} to {high:g}, got {short_repr(value)}.")
     if not math.isfinite(value) or not low <= value <= high:
         raise RequestError(f"{name} must be from {low:g} to {high:g}, got {value}.")
     if name in _INTEGERS:
@@ -238,7 +238,7 @@ def _checked_number(name: str, value: Any) -> int | float:
     return float(value)
 
 
-def _short(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value for an error's text, cut where a stranger made it long."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 128:
         return f"a number of about {int(value.bit_length() * 0.30103)} digits"

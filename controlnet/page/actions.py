@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -12,27 +12,42 @@ from PIL import Image
 
 from annotator.ade20k import CLASSES
 from controlnet.conditions import Condition, find_condition
-from controlnet.generation.generator import Generator, Result
-from controlnet.generation.request import Request
-from controlnet.generation.watcher import Cancelled
+from controlnet.generation.generator import Cancelled, Generator, Result
+from controlnet.generation.packing import read_hint
+from controlnet.generation.request import Request, RequestError
 from controlnet.page import view
 from controlnet.page.api import saved_pictures
 from controlnet.page.editors.draw import edited_drawing, show_drawing
 from controlnet.page.editors.label_map import edited_map, show_map
-from controlnet.page.jobs import Jobs
+from controlnet.page.examples import Example
+from controlnet.page.jobs import Job
 from controlnet.page.links import link_fragment, read_fragment
-from controlnet.page.uploads import one_line, opened, picture_of, plain_errors
+from controlnet.page.settings import SETTINGS, fitted_to_page
+from controlnet.page.uploads import one_line, opened, picture_of
+from controlnet.pictures import PictureError, read_picture
 
 _SKY = CLASSES.index("sky")
 
-SETTINGS = (
-    "prompt", "a_prompt", "n_prompt", "num_samples", "image_resolution", "detect_resolution", "ddim_steps",
-    "guess_mode", "strength", "scale", "seed", "eta",
-)  # fmt: skip
-"""The settings of a request in the order of the page's components."""
-
 Shown = tuple[Any, Any, Any, Any]
 """Values for the label map, the drawing board, the plain picture of a hint, and the hint kept for it."""
+
+
+def told(unchanged: int) -> Callable[[Callable], Callable]:
+    """Errors become the last value, the status, so that they stay on the page; the ``unchanged`` values
+    before it are left as they are.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def wrapped(*arguments: Any) -> Sequence[Any]:
+            try:
+                return function(*arguments)
+            except Exception as error:
+                return *(gr.skip(),) * unchanged, view.message_html(one_line(error), "error")
+
+        return wrapped
+
+    return decorate
 
 
 class Actions:
@@ -41,12 +56,15 @@ class Actions:
     Args:
         generator: makes the pictures.
         options: (condition, name) of every option, in the order in which their values arrive.
+        examples: in the order in which they are shown.
     """
 
-    def __init__(self, generator: Generator, options: Sequence[tuple[str, str]]):
+    def __init__(
+        self, generator: Generator, options: Sequence[tuple[str, str]], examples: Sequence[Example] = ()
+    ):
         self.generator = generator
         self.options = tuple(options)
-        self.jobs = Jobs()
+        self.examples = tuple(examples)
 
     def own_options(self, condition: str, values: Sequence[Any]) -> dict[str, Any]:
         """Of all options' values those of one condition, by name."""
@@ -73,16 +91,14 @@ class Actions:
             return edited_drawing(drawing, condition)
         return kept[1] if kept and kept[0] == condition else None
 
-    @plain_errors
-    def detect_hint(
-        self,
-        condition: str,
-        input_image: Any,
-        image_resolution: int,
-        detect_resolution: int,
-        *options: Any,
-    ) -> tuple[Any, ...]:
+    def detect_hint(self, job, *inputs):
         """Detect for the editor, at the size that the pictures will have."""
+        try:
+            return told(4)(self._detected)(*inputs)
+        finally:
+            self.cancel(job)  # it is over
+
+    def _detected(self, condition, input_image, image_resolution, detect_resolution, *options):
         picture, used = picture_of(input_image), self.generator.condition(condition)
         request = Request(
             picture, "", image_resolution=image_resolution, detect_resolution=detect_resolution,
@@ -93,13 +109,11 @@ class Actions:
         text = " ".join(remarks) or f"Detected. {view.what_next(used)}"
         return *self.show(used, hint, picture), view.message_html(text, "note" if remarks else "done")
 
-    @plain_errors
-    def upload_hint(
-        self, condition: str, path: Any, input_image: Any, image_resolution: int
-    ) -> tuple[Any, ...]:
+    @told(4)
+    def upload_hint(self, condition, path, input_image, image_resolution):
         """A hint that the person brings: checked, mended where that is sure, and the report shown."""
         used = self.generator.condition(condition)
-        report = used.read(opened(path))
+        report = read_hint(used, opened(path))
         request = Request(None, "", image_resolution=image_resolution, hint=report.hint, condition=condition)
         hint = self.generator.hint(request)
         picture = picture_of(input_image) if input_image else None
@@ -107,8 +121,8 @@ class Actions:
             picture = None
         return *self.show(used, hint, picture), view.report_html(report)
 
-    @plain_errors
-    def empty_hint(self, condition: str, shape: str, image_resolution: int) -> tuple[Any, ...]:
+    @told(4)
+    def empty_hint(self, condition, shape, image_resolution):
         """An empty canvas: all sky, or an empty sheet."""
         short, long = int(image_resolution), int(round(image_resolution * 1.5 / 64) * 64)
         height, width = {"landscape": (short, long), "portrait": (long, short)}.get(shape, (short, short))
@@ -121,6 +135,25 @@ class Actions:
         return *self.show(used, hint), view.message_html(text)
 
     # ---- running ----
+
+    @staticmethod
+    def begin(before: Job | None):
+        """A new job in the place of the one before; Cancel can be pressed, and the old status is gone."""
+        if before is not None:
+            before.cancel()
+        return Job(), gr.update(interactive=True), ""
+
+    @staticmethod
+    def cancel(job: Job | None):
+        """The visitor is free at once; what computes ends with the step it is at."""
+        if job is not None:
+            job.cancel()
+        return view.message_html("Cancelled."), gr.update(interactive=False)
+
+    @staticmethod
+    def can_cancel(job: Job | None):
+        """The Cancel button, as it should be now."""
+        return gr.update(interactive=job is not None and not job.is_over)
 
     def run(
         self,
@@ -155,11 +188,11 @@ class Actions:
         except Exception as error:
             yield view.message_html(one_line(error), "error"), *same
 
-    def _follow(self, job: str | None, request: Request) -> Iterator[tuple]:
+    def _follow(self, job: Job | None, request: Request) -> Iterator[tuple]:
         unchanged = gr.skip()
         shown = None
         work = functools.partial(self.generator.generate, request, measure=True)
-        for kind, value in self.jobs.run(job, work):
+        for kind, value in (job or Job()).follow(work):
             if kind == "step":
                 step, preview = value
                 shown = shown if preview is None else preview
@@ -192,8 +225,8 @@ class Actions:
             right = view.mark_departures(right, departs)
         left = result.shown
         if input_image and not departures:
-            source = picture_of(input_image)
-            if _same_aspect(source, result.hint):
+            source = _readable(input_image)
+            if source is not None and _same_aspect(source, result.hint):
                 size = result.hint.shape[1::-1]
                 left = np.asarray(Image.fromarray(source).resize(size, Image.Resampling.LANCZOS))
         return left, right
@@ -201,7 +234,7 @@ class Actions:
     @staticmethod
     def link(result: Result | None) -> str:
         """The fragment of the address that repeats the result."""
-        return "" if result is None else link_fragment(result.request, result.packed_hint)
+        return "" if result is None else link_fragment(result.request, result.packed_hint, result.model)
 
     @staticmethod
     def seed_of(result: Result | None, index: int) -> int:
@@ -216,41 +249,63 @@ class Actions:
             picture = result.pictures[min(index, len(result.pictures) - 1)]
         return picture, None, None, None, None
 
-    @plain_errors
-    def restore(self, fragment: str, condition: str) -> Sequence[Any]:
+    def restore(self, fragment: str):
         """The settings of a link, for the components.
 
         Returns:
             the condition, the values of ``SETTINGS``, own seeds, every option, the four values of the hint,
             and the status.
         """
-        if not fragment.strip("#"):
-            return [gr.skip()] * (len(SETTINGS) + len(self.options) + 7)
-        settings, hint = read_fragment(fragment)
-        settings = self.fitted(settings)
+        return told(len(SETTINGS) + len(self.options) + 6)(self._restored)(fragment)
+
+    def _restored(self, fragment: str):
+        settings, hint, model = read_fragment(fragment)
+        settings, difference = fitted_to_page(settings, model, self.generator)
         options = [
             settings["options"].get(name, gr.skip()) if owner == settings["condition"] else gr.skip()
             for owner, name in self.options
         ]
         shown: Sequence[Any] = (gr.skip(),) * 4
         if hint is not None:
-            shown = self.show(self.generator.condition(settings["condition"]), hint)
+            condition = self.generator.condition(settings["condition"])
+            shown = self.show(condition, self.generator.hint(Request(None, hint=hint, **settings)))
         text = "From a link. Press Generate to repeat its picture"
         text += "." if hint is not None else ", with its source."
+        if difference:
+            text = f"From a link. {difference}"
         return [
             settings["condition"], *(settings[name] for name in SETTINGS), settings["per_sample_seeds"],
             *options, *shown, view.message_html(text),
         ]  # fmt: skip
 
-    def fitted(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """A link's settings for this page: what it leaves out becomes the model's own."""
-        request = Request(np.zeros((64, 64, 3), np.uint8), **settings)
-        return request.for_model(self.generator.resolution, self.generator.guidance).settings()
+    def example(self, index: int):
+        """What an example puts into the page.
+
+        Returns:
+            the condition, the picture, the four values of the hint, the prompt, and the status.
+        """
+        return told(7)(self._example)(index)
+
+    def _example(self, index: int):
+        example = self.examples[index]
+        shown: Sequence[Any] = (None,) * 4
+        if example.hint is not None:
+            condition = self.generator.condition(example.condition)
+            shown = self.show(condition, condition.read(example.hint).hint, read_picture(example.picture))
+        return example.condition, str(example.picture), *shown, example.prompt, gr.skip()
 
 
 def gallery_items(result: Result) -> list[tuple[Image.Image, str]]:
     """The pictures with their captions."""
     return [(picture, view.caption(result, index)) for index, picture in enumerate(saved_pictures(result))]
+
+
+def _readable(path: str) -> np.ndarray | None:
+    """A visitor's picture, or None where it is none: that was said when it was first used."""
+    try:
+        return picture_of(path)
+    except (PictureError, RequestError):
+        return None
 
 
 def _same_aspect(picture: np.ndarray, hint: np.ndarray) -> bool:

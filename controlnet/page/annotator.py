@@ -13,15 +13,16 @@ import numpy as np
 from controlnet.conditions import Condition, all_conditions
 from controlnet.conditions.base import Option
 from controlnet.page.app import add_server_arguments, own_temporary_folder, serve
+from controlnet.page.checks import Page
 from controlnet.page.layout import option_component
-from controlnet.page.uploads import picture_file, picture_of, plain_errors
+from controlnet.page.uploads import picture_file, picture_of
 
 
-def build_annotator(conditions: Sequence[Condition]) -> gr.Blocks:
+def build_annotator(conditions: Sequence[Condition]) -> Page:
     """A row for each condition: its options, a button, and the hint. Detectors load with their first
     picture.
     """
-    with gr.Blocks(title="Detectors", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+    with Page(title="Detectors", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown("# Detectors\nWhat each condition makes of a picture.")
         picture = picture_file(label="Picture", height=320, elem_id="picture")
         for condition in conditions:
@@ -52,8 +53,7 @@ def build_annotator(conditions: Sequence[Condition]) -> gr.Blocks:
 def detect_with(condition: Condition, options: Sequence[Option]) -> Callable:
     """The function behind one button."""
 
-    @plain_errors
-    def detect(input_image: Any, resolution: int, *values: Any) -> tuple[np.ndarray, str]:
+    def detect(input_image, resolution, *values):
         """Picture to hint, as a person sees it, and what is to be said about it."""
         given = {option.name: value for option, value in zip(options, values, strict=True)}
         picture = picture_of(input_image)

@@ -15,9 +15,10 @@ from PIL import Image
 from annotator.ade20k import CLASSES, PALETTE
 from controlnet.conditions import Condition
 from controlnet.generation.generator import Generator, Result
+from controlnet.generation.packing import read_hint
 from controlnet.generation.png import to_pil
 from controlnet.generation.request import Request, RequestError, request_from_settings
-from controlnet.page.uploads import opened, picture_of, plain_errors
+from controlnet.page.uploads import opened, picture_of
 
 BEFORE_DETECTION = ("prompt", "a_prompt", "n_prompt", "num_samples", "image_resolution")
 AFTER_DETECTION = ("ddim_steps", "guess_mode", "strength", "scale", "seed", "eta")
@@ -42,10 +43,15 @@ def make_process(generator: Generator, condition: type[Condition]) -> Callable[.
     names = ("input_image", *settings, *options)
 
     def process(*values: Any) -> list[Image.Image]:
-        """Picture and prompt to pictures: the hint first, then ``num_samples`` pictures."""
-        given = dict(zip(names, values, strict=True))
+        """Picture and prompt to pictures: the hint first, then ``num_samples`` pictures.
+
+        The last input, ``hint``, is a picture used instead of detection; it may be left out.
+        """
+        given = dict(zip((*names, "hint"), values, strict=True))
+        picture, hint = brought(generator, condition.name, given["input_image"], given["hint"])
         request = Request(
-            picture_of(given["input_image"]),
+            picture,
+            hint=hint,
             condition=condition.name,
             options={name: given[name] for name in options},
             **{name: given[name] for name in settings},
@@ -53,32 +59,28 @@ def make_process(generator: Generator, condition: type[Condition]) -> Callable[.
         result = generator.generate(request)
         return [to_pil(result.shown), *saved_pictures(result)]
 
-    wrapped = plain_errors(process)
     # Gradio names the endpoint's inputs after the function's.
-    wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    process.__signature__ = inspect.Signature(
+        [*(inspect.Parameter(name, kind) for name in names), inspect.Parameter("hint", kind, default=None)]
     )
-    return wrapped
+    return process
 
 
 def make_generate(generator: Generator, default: str) -> Callable[..., list[Image.Image]]:
     """Any condition by name, with all settings as one JSON object."""
 
-    @plain_errors
-    def generate(
-        input_image: Any, prompt: Any, condition: str, options: Any, hint: Any, settings: Any
-    ) -> list[Image.Image]:
+    def generate(input_image, prompt, condition, options, hint, settings) -> list[Image.Image]:
         """Picture (or hint) and prompt to pictures: the hint first, then the pictures.
 
         ``condition`` is a name, ``options`` its options, ``hint`` a picture used instead of detection,
         ``settings`` any other setting of a request, such as ``{"seed": 1, "num_samples": 2}``.
         """
         name = condition or default
-        brought = None if hint is None else generator.condition(name).read(opened(hint)).hint
-        picture = None if input_image is None else picture_of(input_image)
+        picture, given = brought(generator, name, input_image, hint)
         own = {"prompt": prompt or "", "condition": name, "options": _object(options, "options")}
         result = generator.generate(
-            request_from_settings({**_object(settings, "settings"), **own}, picture, brought)
+            request_from_settings({**_object(settings, "settings"), **own}, picture, given)
         )
         return [to_pil(result.shown), *saved_pictures(result)]
 
@@ -90,7 +92,6 @@ def make_detect(
 ) -> Callable[..., tuple[Image.Image, list[dict[str, Any]]]]:
     """Detection alone, for any condition."""
 
-    @plain_errors
     def detect(
         input_image: Any, detect_resolution: Any, condition: str, options: Any
     ) -> tuple[Image.Image, list[dict[str, Any]]]:
@@ -103,6 +104,20 @@ def make_detect(
         return to_pil(used.control(hint)), class_shares(hint) if used.name == "seg" else []
 
     return detect
+
+
+def brought(
+    generator: Generator, condition: str, picture: str | None, hint: str | None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Picture and hint of a request from the files sent; with a hint there need be no picture.
+
+    Raises:
+        RequestError, ConditionError, PictureError: files that cannot be used, or neither is there.
+    """
+    if hint is None:
+        return picture_of(picture), None
+    given = read_hint(generator.condition(condition), opened(hint)).hint
+    return None if picture is None else picture_of(picture), given
 
 
 def saved_pictures(result: Result) -> list[Image.Image]:

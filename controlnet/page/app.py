@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +21,10 @@ from controlnet.generation.generator import Generator
 from controlnet.generation.models import known_models
 from controlnet.generation.options import add_model_arguments, generator_or_exit
 from controlnet.page.actions import Actions
+from controlnet.page.checks import Page
 from controlnet.page.examples import Example, load_examples
 from controlnet.page.layout import lay_out
+from controlnet.page.visitors import own_server
 from controlnet.page.wiring import HOUR, wire
 
 HERE = Path(__file__).resolve().parent
@@ -35,18 +39,18 @@ THEME = gr.themes.Soft(
 )
 
 
-def build_page(generator: Generator, examples: Sequence[Example] = (), condition: str = DEFAULT) -> gr.Blocks:
+def build_page(generator: Generator, examples: Sequence[Example] = (), condition: str = DEFAULT) -> Page:
     """Lay out the page over a generator, opened on a condition. Nothing is loaded here."""
     opened_on = find_condition(condition)
     title = f"{opened_on.title} to image"
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
+    with Page(title=title, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
         gr.Markdown(
             f"# {title}\nA picture becomes a hint; hint and words become pictures that keep to it.",
             elem_id="title",
         )
         gr.Markdown(model_note(generator, opened_on), elem_id="model-note")
         parts = lay_out(generator.resolution, generator.guidance, opened_on, examples)
-        wire(page, parts, Actions(generator, list(parts.options)), opened_on, examples)
+        wire(page, parts, Actions(generator, list(parts.options), examples), opened_on)
     return page
 
 
@@ -129,19 +133,22 @@ def main(
 
 @contextmanager
 def own_temporary_folder() -> Iterator[Path]:
-    """A folder for uploads and results that only this process and its user can read, gone at the end.
+    """A folder for uploads and results that only this process and its user can read, gone at the end, also
+    where that comes with SIGTERM.
 
     Gradio's own lies in one place for all programs of a machine, and everyone there can list it. It takes
     another from the environment, when components are made.
     """
+    at_term = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     before = os.environ.get("GRADIO_TEMP_DIR")
     if before is not None:
         Path(before).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="controlnet-page-", dir=before) as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
+        os.environ["GRADIO_TEMP_DIR"] = os.path.realpath(folder)
         try:
             yield Path(folder)
         finally:
+            signal.signal(signal.SIGTERM, at_term)
             if before is None:
                 del os.environ["GRADIO_TEMP_DIR"]
             else:
@@ -152,7 +159,7 @@ def serve(page: gr.Blocks, options: argparse.Namespace, **more: Any) -> tuple[An
     """Start the server, with limits on what visitors may send and leave; ``more`` goes to gradio's
     ``launch``.
     """
-    page.queue(max_size=options.queue_size)
+    page.queue(max_size=options.queue_size, api_open=False)  # nothing that waits in the queue can go round it
     return page.launch(
         server_name=options.host,
         server_port=options.port,
@@ -163,6 +170,7 @@ def serve(page: gr.Blocks, options: argparse.Namespace, **more: Any) -> tuple[An
         state_session_capacity=SESSIONS,
         allowed_paths=[str(EXAMPLES)],
         footer_links=["api"],
+        app_kwargs=own_server(page),
         theme=THEME,
         css_paths=HERE / "style.css",
         **more,

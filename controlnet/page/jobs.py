@@ -5,7 +5,6 @@ stop.
 from __future__ import annotations
 
 import queue
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,59 +13,55 @@ from typing import Any
 from controlnet.generation.watcher import Cancelled, Step
 
 PREVIEW_INTERVAL = 0.7  # seconds; decoding a preview takes time from the sampling
-_MAX_JOBS = 1000
+ATTENTION = 0.2  # seconds between two looks at whether the run was cancelled
 
 
-class Jobs:
-    """The runs that can be stopped, each from the click on: also one that still waits in the queue."""
+class Job:
+    """A run that can be stopped, from the click on: also while it waits in the queue.
+
+    It lives in the session of the visitor who began it, so that nobody's jobs take the place of another's.
+    """
 
     def __init__(self) -> None:
-        self._stops: dict[str, threading.Event] = {}
-        self._lock = threading.Lock()
+        self._stop = threading.Event()
 
-    def begin(self) -> str:
-        """A new job; returns its secret name."""
-        name = secrets.token_hex(16)
-        with self._lock:
-            self._stops[name] = threading.Event()
-            while len(self._stops) > _MAX_JOBS:  # jobs that never ran: their page was closed
-                self._stops.pop(next(iter(self._stops)))
-        return name
+    def cancel(self) -> None:
+        """Ask the run to stop; one that is over is left alone."""
+        self._stop.set()
 
-    def cancel(self, name: str | None) -> None:
-        """Ask a job to stop; one that is over or unknown is left alone."""
-        stop = self._stops.get(name or "")
-        if stop is not None:
-            stop.set()
+    @property
+    def is_over(self) -> bool:
+        """Whether it was cancelled, or has ended."""
+        return self._stop.is_set()
 
-    def run(self, name: str | None, work: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+    def follow(self, work: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
         """Follow ``work(on_step=…, should_stop=…)``.
 
         Yields:
             ``("step", (Step, preview or None))`` as the run goes on, and at the end ``("done", result)``.
 
         Raises:
-            Cancelled: the job was cancelled.
+            Cancelled: at once when the job is cancelled; the work itself ends with the step it is at.
             Exception: whatever ``work`` raises.
         """
-        stop = self._stops.setdefault(name or self.begin(), threading.Event())
         events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        thread = threading.Thread(target=_work, args=(work, stop, events), daemon=True)
+        thread = threading.Thread(target=_work, args=(work, self._stop, events), daemon=True)
         try:
-            if stop.is_set():
-                raise Cancelled("Cancelled before it began.")
-            thread.start()
-            while True:
-                kind, value = events.get()
+            if not self._stop.is_set():
+                thread.start()
+            while not self._stop.is_set():
+                try:
+                    kind, value = events.get(timeout=ATTENTION)
+                except queue.Empty:
+                    continue
                 if kind == "error":
                     raise value
                 yield kind, value
                 if kind == "done":
                     return
+            raise Cancelled("Cancelled.")
         finally:  # also where the reader goes away in the middle: then nobody wants the rest
-            stop.set()
-            with self._lock:
-                self._stops.pop(name or "", None)
+            self._stop.set()
 
 
 def _work(work: Callable[..., Any], stop: threading.Event, events: queue.SimpleQueue) -> None:

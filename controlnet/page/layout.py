@@ -13,10 +13,10 @@ from controlnet.generation.request import (
     DEFAULT_N_PROMPT,
     default_detect_resolution,
 )
-from controlnet.page.actions import SETTINGS
 from controlnet.page.editors.draw import drawing_board
 from controlnet.page.editors.label_map import label_map_editor
 from controlnet.page.examples import Example
+from controlnet.page.settings import SETTINGS, page_ranges
 from controlnet.page.uploads import picture_file
 
 SHAPES = ("square", "landscape", "portrait")
@@ -29,7 +29,7 @@ class Parts:
     condition: gr.Radio
     input_image: gr.Image
     settings: dict[str, gr.components.Component]
-    """By name, as in ``actions.SETTINGS``."""
+    """By name, as in ``settings.SETTINGS``."""
     options: dict[tuple[str, str], gr.components.Component]
     """By condition and name."""
     option_groups: dict[str, gr.Group]
@@ -61,7 +61,7 @@ class Parts:
 
     @property
     def setting_list(self) -> list[gr.components.Component]:
-        """The settings in the order of ``actions.SETTINGS``."""
+        """The settings in the order of ``settings.SETTINGS``."""
         return [self.settings[name] for name in SETTINGS]
 
 
@@ -146,7 +146,7 @@ def lay_out_settings(
     """The original's controls with its ranges and defaults, but the model's own size and guidance; the
     options of every condition, of which those of one are visible; and a seed for each picture.
     """
-    half, most = max(64, resolution // 2), -(-resolution * 3 // 128) * 64
+    ranges = page_ranges(resolution)
     options, groups = {}, {}
     for name, known in all_conditions().items():
         with gr.Group(visible=name == condition.name and bool(known.options)) as groups[name]:
@@ -155,29 +155,30 @@ def lay_out_settings(
     with gr.Accordion("Advanced options", open=False, elem_id="advanced"):
         settings = {
             "prompt": prompt,
-            "num_samples": gr.Slider(1, 12, value=1, step=1, label="Images"),
+            "num_samples": gr.Slider(*ranges["num_samples"], value=1, step=1, label="Images"),
         }
         own_seeds = gr.Checkbox(
             False, label="A seed for each image", info="Image k gets seed + k, and can be made again alone."
         )
         settings |= {
-            "image_resolution": gr.Slider(half, most, value=resolution, step=64, label="Image Resolution"),
-            "strength": gr.Slider(0.0, 2.0, value=1.0, step=0.01, label="Control Strength"),
+            "image_resolution": gr.Slider(
+                *ranges["image_resolution"], value=resolution, step=64, label="Image Resolution"
+            ),
+            "strength": gr.Slider(*ranges["strength"], value=1.0, step=0.01, label="Control Strength"),
             "guess_mode": gr.Checkbox(False, label="Guess Mode"),
             "detect_resolution": gr.Slider(
-                max(64, resolution // 4),
-                2 * resolution,
+                *ranges["detect_resolution"],
                 value=default_detect_resolution(condition, resolution),
                 step=1,
                 label=condition.detect_label,
                 visible=condition.detect_resolution is not None,
             ),
-            "ddim_steps": gr.Slider(1, 100, value=20, step=1, label="Steps"),
-            "scale": gr.Slider(0.1, 30.0, value=guidance, step=0.1, label="Guidance Scale"),
+            "ddim_steps": gr.Slider(*ranges["ddim_steps"], value=20, step=1, label="Steps"),
+            "scale": gr.Slider(*ranges["scale"], value=guidance, step=0.1, label="Guidance Scale"),
             "seed": gr.Slider(
-                -1, 2147483647, value=-1, step=1, label="Seed", info="-1 draws one", elem_id="seed"
+                *ranges["seed"], value=-1, step=1, label="Seed", info="-1 draws one", elem_id="seed"
             ),
-            "eta": gr.Number(0.0, label="eta (DDIM)", minimum=0.0, maximum=1.0),
+            "eta": gr.Number(0.0, label="eta (DDIM)", minimum=ranges["eta"][0], maximum=ranges["eta"][1]),
             "a_prompt": gr.Textbox(DEFAULT_A_PROMPT, label="Added Prompt"),
             "n_prompt": gr.Textbox(DEFAULT_N_PROMPT, label="Negative Prompt"),
         }

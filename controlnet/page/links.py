@@ -17,14 +17,15 @@ from controlnet.generation.packing import unpack_hint
 from controlnet.generation.request import Request, RequestError, request_from_settings, setting_type
 
 _MAX_HINT_TEXT = 60_000  # browsers carry more, but not every place that a link is pasted into does
+_MAX_FRAGMENT = 200_000
 _DEFAULTS = {
     field.name: field.default for field in dataclasses.fields(Request) if field.name not in ("options",)
 }
 
 
-def link_fragment(request: Request, packed_hint: Mapping[str, Any]) -> str:
-    """What follows the ``#``: every setting that differs from its default, and the hint where it is not
-    too large.
+def link_fragment(request: Request, packed_hint: Mapping[str, Any], model: str = "") -> str:
+    """What follows the ``#``: every setting that differs from its default, the name of the model, and the
+    hint where it is not too large.
     """
     settings = request.settings()
     options = settings.pop("options")
@@ -34,30 +35,35 @@ def link_fragment(request: Request, packed_hint: Mapping[str, Any]) -> str:
     }
     if options:
         fields["options"] = json.dumps(options)
+    if model:
+        fields["model"] = model
     if len(packed_hint["labels"]) <= _MAX_HINT_TEXT:
         size = [packed_hint["width"], packed_hint["height"], packed_hint.get("channels")]
         fields["hint"] = f"{'x'.join(str(side) for side in size if side)}.{packed_hint['labels']}"
     return urlencode(fields)
 
 
-def read_fragment(fragment: str) -> tuple[dict[str, Any], np.ndarray | None]:
-    """The settings and the hint of a link (or None); nothing in it is trusted.
+def read_fragment(fragment: str) -> tuple[dict[str, Any], np.ndarray | None, str]:
+    """The settings, the hint (or None) and the model (or nothing) of a link; nothing in it is trusted.
 
-    Links of earlier versions, whose hint is called ``map``, are read too.
+    Links of earlier versions, whose hint is called ``map`` and which name no model, are read too.
 
     Raises:
         RequestError: unknown or impossible values.
     """
+    if len(fragment) > _MAX_FRAGMENT:
+        raise RequestError(f"This link has {len(fragment)} characters; those of this page are shorter.")
     try:
         fields = dict(parse_qsl(fragment.lstrip("#"), keep_blank_values=True, max_num_fields=32))
     except ValueError as error:
         raise RequestError(f"This link cannot be read ({error}).") from error
+    model = fields.pop("model", "")
     text = fields.pop("hint", fields.pop("map", None))
     hint = None if text is None else _hint_of(text)
     settings = {name: _typed(name, value) for name, value in fields.items()}
     settings.setdefault("prompt", "")
     standing_in = None if hint is not None else np.zeros((64, 64, 3), np.uint8)
-    return request_from_settings(settings, standing_in, hint).settings(), hint
+    return request_from_settings(settings, standing_in, hint).settings(), hint, model
 
 
 def _hint_of(text: str) -> np.ndarray:

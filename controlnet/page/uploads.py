@@ -5,10 +5,9 @@ their words.
 from __future__ import annotations
 
 import base64
-import functools
 import io
 import logging
-from collections.abc import Callable
+import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +17,7 @@ from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
 
 from controlnet.conditions import ConditionError
-from controlnet.files import EXAMPLES
+from controlnet.generation.generator import GenerationError
 from controlnet.generation.request import RequestError
 from controlnet.generation.watcher import GenerationError
 from controlnet.pictures import PictureError, read_picture
@@ -36,9 +35,8 @@ def picture_file(**options: Any) -> gr.Image:
     """
     picture = gr.Image(type="filepath", format="png", **options)
     # On the object, since gradio writes a .pyi file beside the source of every subclass. It makes the object
-    # anew where
-    # an event updates properties of this component: events may only give it values.
-    picture.preprocess = _path_or_url  # type: ignore[method-assign]
+    # anew where an event updates properties of this component: events may only give it values.
+    picture.preprocess = _path_or_url
     return picture
 
 
@@ -48,32 +46,43 @@ def _path_or_url(payload: ImageData | None) -> str | None:
     return payload.url if payload.url and payload.url.startswith("data:") else payload.path
 
 
+def is_uploaded(path: str) -> bool:
+    """Whether a path names a file that came through this server: one in its upload folder.
+
+    A file's name there holds a hash of its content, so that nobody guesses another visitor's. Examples are
+    copied there when they are shown. Nothing outside the folder is looked at, so the answer for it does not
+    tell what exists.
+    """
+    named = get_upload_folder()
+    real, place = Path(os.path.realpath(named)), Path(os.path.normpath(path))
+    try:
+        inside = place.is_relative_to(named) or place.is_relative_to(real)
+        return inside and Path(os.path.realpath(place)).is_relative_to(real) and place.is_file()
+    except (OSError, ValueError):  # a null byte, or a name that is too long
+        return False
+
+
 def opened(path: str | None) -> BinaryIO:
     """An uploaded file under the person's own name for it, which errors repeat, not the server's.
 
     Programs may send a ``data:`` URL in the place of a path.
 
     Raises:
-        RequestError: nothing was sent, the file is gone, or it is none that visitors sent or that ships as
-            example.
+        RequestError: nothing was sent, the file is gone, or it is none that was sent to this server.
     """
     if path is None:
         raise RequestError("There is no picture yet: give one.")
+    is_data = path.startswith("data:")
+    if not is_data and not is_uploaded(path):
+        raise RequestError("The picture is not one that was uploaded here: upload it first.")
     try:
-        if path.startswith("data:"):
-            file = io.BytesIO(base64.b64decode(path.partition(",")[2]))
-            file.name = "picture"
-            return file
-        place = Path(path).resolve()
-        allowed = [Path(get_upload_folder()).resolve(), EXAMPLES.resolve()]
-        if not any(place.is_relative_to(folder) for folder in allowed) or not place.is_file():
-            raise RequestError("The picture is not one that was uploaded here: upload it first.")
-        file = io.BytesIO(place.read_bytes())
-        file.name = place.name
-    except (OSError, ValueError) as error:
-        if isinstance(error, RequestError):
-            raise
+        content = base64.b64decode(path.partition(",")[2]) if is_data else Path(path).read_bytes()
+    except ValueError as error:
+        raise RequestError(f"The picture's data: URL is damaged ({error}).") from error
+    except OSError:
         raise RequestError("The picture is no longer on the server: give it again.") from None
+    file = io.BytesIO(content)
+    file.name = "picture" if is_data else Path(path).name
     return file
 
 
@@ -90,18 +99,3 @@ def one_line(error: BaseException) -> str:
         return " ".join(str(error).split())
     logger.error("A request failed.", exc_info=error)
     return "Something went wrong on the server; its log says what."
-
-
-def plain_errors(function: Callable) -> Callable:
-    """Turn exceptions into ``gr.Error`` with one readable line."""
-
-    @functools.wraps(function)
-    def wrapped(*arguments: Any, **named: Any) -> Any:
-        try:
-            return function(*arguments, **named)
-        except gr.Error:
-            raise
-        except Exception as error:
-            raise gr.Error(one_line(error), print_exception=False) from None
-
-    return wrapped

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import gradio as gr
 
@@ -11,17 +10,17 @@ from controlnet.conditions import Condition, find_condition
 from controlnet.generation.request import default_detect_resolution
 from controlnet.page.actions import Actions
 from controlnet.page.api import make_detect, make_generate, make_process, process_options, process_settings
-from controlnet.page.examples import Example
 from controlnet.page.layout import Parts
-from controlnet.pictures import read_picture
+from controlnet.page.uploads import picture_file
 
 HOUR = 3600  # seconds that temporary files and sessions live
-# One job at a time, whatever it is.
-ON_MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-INSTANT: dict[str, Any] = {**QUIET, "queue": False}
+ON_MODEL = {"concurrency_id": "model", "concurrency_limit": 1}  # one job at a time, whatever it is
+QUIET = {"api_visibility": "private", "show_progress": "hidden"}
+# What takes memory and seconds, but no network: in a queue beside the runs, so that it waits for none.
+ASIDE = {**QUIET, "concurrency_id": "aside", "concurrency_limit": 1}
+INSTANT = {**QUIET, "queue": False}  # what takes no time at all, and cannot fail
 
-TAKE_LINK = "(link, condition) => [window.location.hash, condition]"
+TAKE_LINK = "() => window.location.hash"
 SHOW_LINK = "(link) => { if (link) history.replaceState(null, '', '#' + link); }"
 SHOW_STATUS = (
     "() => { if (innerWidth < 800) document.querySelector('#status').scrollIntoView({ block: 'center' }); }"
@@ -29,99 +28,111 @@ SHOW_STATUS = (
 COPY_LINK = "() => { navigator.clipboard.writeText(window.location.href); }"
 
 
+@dataclass
+class Session:
+    """What the page remembers for a visitor, beside what is shown."""
+
+    job: gr.State
+    """The run or detection that goes on."""
+    result: gr.State
+    chosen: gr.State
+    """Which picture of the gallery."""
+    link: gr.Textbox
+    """To the result."""
+
+
 def wire(
     page: gr.Blocks,
     parts: Parts,
     actions: Actions,
     condition: type[Condition],
-    examples: Sequence[Example],
 ) -> None:
     """Connect the components to the functions behind them."""
-    result = gr.State(None, time_to_live=HOUR)
-    chosen = gr.State(0)  # which picture of the gallery
-    link = gr.Textbox(visible="hidden", elem_id="link")
+    session = Session(
+        job=gr.State(None, delete_callback=actions.cancel),
+        result=gr.State(None, time_to_live=HOUR),
+        chosen=gr.State(0),
+        link=gr.Textbox(visible="hidden", elem_id="link"),
+    )
     wire_api(parts, actions, condition)
     wire_condition(parts, actions)
-    wire_hint(parts, actions)
-    then_run = wire_runs(parts, actions, result, chosen, link)
+    detecting = wire_hint(parts, actions, session)
     loaded = parts.examples.click(
-        lambda index: example_values(actions, examples[index]),
+        actions.example,
         parts.examples,
-        [parts.condition, parts.input_image, *parts.hint, parts.settings["prompt"]],
+        [parts.condition, parts.input_image, *parts.hint, parts.settings["prompt"], parts.status],
+        **ASIDE,
+    )
+    pressed = gr.on([parts.generate.click, parts.settings["prompt"].submit], lambda: None, **INSTANT)
+    running = [wire_run(parts, actions, session, started) for started in (pressed, loaded)]
+    parts.cancel.click(
+        actions.cancel, session.job, [parts.status, parts.cancel], cancels=[detecting, *running], **INSTANT
+    )
+    wire_results(parts, actions, session)
+    wire_link(page, parts, actions)
+
+
+def wire_link(page: gr.Blocks, parts: Parts, actions: Actions) -> None:
+    """The address that the page is opened with; where there is nothing behind its ``#``, nothing happens."""
+    opened = gr.Textbox(visible="hidden", elem_id="opened-link")
+    page.load(None, None, opened, js=TAKE_LINK)
+    settings = [parts.condition, *parts.setting_list, parts.own_seeds, *parts.options.values()]
+    opened.change(actions.restore, opened, [*settings, *parts.hint, parts.status], **ASIDE)
+
+
+def wire_run(parts: Parts, actions: Actions, session: Session, started):
+    """Let a run follow an event; returns the event of the run itself, which can be cancelled."""
+    begun = started.then(
+        lambda before: (*actions.begin(before), 0),
+        session.job,
+        [session.job, parts.cancel, parts.status, session.chosen],
         **INSTANT,
     )
-    then_run(loaded)
-    wire_results(parts, actions, result, chosen)
-    page.load(
-        actions.restore,
-        [link, parts.condition],
+    begun.then(None, js=SHOW_STATUS)
+    running = begun.then(
+        actions.run,
         [
-            parts.condition,
-            *parts.setting_list,
-            parts.own_seeds,
-            *parts.options.values(),
-            *parts.hint,
-            parts.status,
-        ],
-        js=TAKE_LINK,
-        **INSTANT,
-    )
-
-
-def wire_runs(
-    parts: Parts, actions: Actions, result: gr.State, chosen: gr.State, link: gr.Textbox
-) -> Callable[[Any], None]:
-    """Generate and Cancel; returns the function that lets a run follow an event."""
-    job = gr.State(None, delete_callback=actions.jobs.cancel)
-    begin = {
-        "fn": lambda: (actions.jobs.begin(), 0, gr.update(interactive=True)),
-        "outputs": [job, chosen, parts.cancel],
-    }
-    run = {
-        "fn": actions.run,
-        "inputs": [
-            job, parts.condition, parts.input_image, parts.label_map, parts.drawing, parts.kept_hint,
+            session.job, parts.condition, parts.input_image, parts.label_map, parts.drawing, parts.kept_hint,
             parts.own_seeds, *parts.setting_list, *parts.options.values(),
         ],
-        "outputs": [parts.status, parts.gallery, parts.scores, *parts.hint, result],
+        [parts.status, parts.gallery, parts.scores, *parts.hint, session.result],
+        trigger_mode="multiple",  # a new run takes the place of one that goes on
         **ON_MODEL,
         **QUIET,
-    }  # fmt: skip
-    compare = compare_event(parts, actions, result, chosen)
-
-    def then_run(started: Any) -> None:
-        done = started.then(**begin, **INSTANT, js=SHOW_STATUS).then(**run)
-        done.then(lambda: gr.update(interactive=False), None, parts.cancel, **INSTANT)
-        shown = done.then(**compare).then(actions.link, result, link, **INSTANT)
-        shown.then(None, link, None, js=SHOW_LINK)
-
-    prompt: Any = parts.settings["prompt"]
-    then_run(gr.on([parts.generate.click, prompt.submit], lambda: None, **INSTANT))
-    parts.cancel.click(actions.jobs.cancel, job, None, **INSTANT)
-    return then_run
+    )  # fmt: skip
+    wire_end(parts, actions, session, running)
+    linked = running.then(**compare_event(parts, actions, session)).then(
+        actions.link, session.result, session.link, **ASIDE
+    )
+    linked.then(None, session.link, None, js=SHOW_LINK)
+    return running
 
 
-def compare_event(parts: Parts, actions: Actions, result: gr.State, chosen: gr.State) -> dict:
+def wire_end(parts: Parts, actions: Actions, session: Session, event) -> None:
+    """Where nothing runs any more, or the queue was full, there is nothing to cancel."""
+    event.then(actions.can_cancel, session.job, parts.cancel, **INSTANT)
+    event.failure(lambda: gr.update(interactive=False), None, parts.cancel, **INSTANT)
+
+
+def compare_event(parts: Parts, actions: Actions, session: Session) -> dict:
     """What brings the slider up to date."""
-    inputs = [result, chosen, parts.departures, parts.input_image]
-    return {"fn": actions.compare, "inputs": inputs, "outputs": parts.compare, **INSTANT}
+    inputs = [session.result, session.chosen, parts.departures, parts.input_image]
+    return {"fn": actions.compare, "inputs": inputs, "outputs": parts.compare, **ASIDE}
 
 
-def wire_results(parts: Parts, actions: Actions, result: gr.State, chosen: gr.State) -> None:
+def wire_results(parts: Parts, actions: Actions, session: Session) -> None:
     """What can be done with a result."""
-    compare = compare_event(parts, actions, result, chosen)
+    compare = compare_event(parts, actions, session)
 
     def choose(event: gr.SelectData) -> int:
         return event.index
 
-    parts.gallery.select(choose, None, chosen, **INSTANT).then(**compare)
+    parts.gallery.select(choose, None, session.chosen, **INSTANT).then(**compare)
     parts.departures.change(**compare)
-    parts.use_seed.click(actions.seed_of, [result, chosen], parts.settings["seed"], **INSTANT)
+    picked = [session.result, session.chosen]
+    parts.use_seed.click(actions.seed_of, picked, parts.settings["seed"], **INSTANT)
     parts.use_picture.click(
-        actions.use_as_input,
-        [result, chosen, parts.input_image],
-        [parts.input_image, *parts.hint],
-        **INSTANT,
+        actions.use_as_input, [*picked, parts.input_image], [parts.input_image, *parts.hint], **ASIDE
     )
     parts.copy_link.click(None, js=COPY_LINK)
 
@@ -164,34 +175,40 @@ def wire_condition(parts: Parts, actions: Actions) -> None:
     )  # fmt: skip
 
 
-def wire_hint(parts: Parts, actions: Actions) -> None:
-    """Where hints come from. A new picture puts the old hint away."""
+def wire_hint(parts: Parts, actions: Actions, session: Session):
+    """Where hints come from. A new picture puts the old hint away. Returns the event of the detection itself,
+    which can be cancelled.
+    """
     parts.input_image.input(lambda: [None] * 4, None, parts.hint, **INSTANT)
-    parts.detect.click(
+    begun = parts.detect.click(
+        actions.begin, session.job, [session.job, parts.cancel, parts.status], **INSTANT
+    )
+    detecting = begun.then(
         actions.detect_hint,
         [
-            parts.condition, parts.input_image, parts.settings["image_resolution"],
+            session.job, parts.condition, parts.input_image, parts.settings["image_resolution"],
             parts.settings["detect_resolution"], *parts.options.values(),
         ],
         [*parts.hint, parts.status],
+        trigger_mode="multiple",
         show_progress_on=parts.status,
         api_visibility="private",
         **ON_MODEL,
     )  # fmt: skip
+    wire_end(parts, actions, session, detecting)
     parts.upload.upload(
         actions.upload_hint,
         [parts.condition, parts.upload, parts.input_image, parts.settings["image_resolution"]],
         [*parts.hint, parts.status],
-        **ON_MODEL,
-        **QUIET,
+        **ASIDE,
     )
     parts.empty.click(
         actions.empty_hint,
         [parts.condition, parts.shape, parts.settings["image_resolution"]],
         [*parts.hint, parts.status],
-        **ON_MODEL,
-        **QUIET,
+        **ASIDE,
     )
+    return detecting
 
 
 def wire_api(parts: Parts, actions: Actions, condition: type[Condition]) -> None:
@@ -204,12 +221,12 @@ def wire_api(parts: Parts, actions: Actions, condition: type[Condition]) -> None
         classes = gr.JSON(label="Classes")
         name = gr.Textbox(condition.name, label="Condition")
         options, settings = gr.JSON({}, label="Options"), gr.JSON({}, label="Settings")
-        brought = gr.Image(type="filepath", label="Hint instead of detection")
+        brought = picture_file(label="Hint instead of detection")
     process = [parts.settings[name] for name in process_settings(condition)]
     own = [parts.options[condition.name, name] for name in process_options(condition)]
     buttons[0].click(
         make_process(generator, condition),
-        [parts.input_image, *process, *own],
+        [parts.input_image, *process, *own, brought],
         pictures[0],
         api_name="process",
         **ON_MODEL,
@@ -228,13 +245,3 @@ def wire_api(parts: Parts, actions: Actions, condition: type[Condition]) -> None
         api_name="detect",
         **ON_MODEL,
     )
-
-
-def example_values(actions: Actions, example: Example) -> list:
-    """What an example puts into the page: condition, picture, the four values of the hint, prompt."""
-    shown: Sequence = (None,) * 4
-    if example.hint is not None:
-        condition = actions.generator.condition(example.condition)
-        hint = condition.read(str(example.hint)).hint
-        shown = actions.show(condition, hint, read_picture(example.picture))
-    return [example.condition, str(example.picture), *shown, example.prompt]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from front.in_browser import CHROMIUM, visit
 from front.small_page import ColorDetector, draw, start
 from golden_data import fill_by_recipe, load_golden, tiny_config
 from omegaconf import OmegaConf
@@ -67,7 +68,7 @@ def server(small_model, tmp_path_factory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("examples")
     save_png(folder / "house.png", draw())
     save_png(folder / "map.png", ColorDetector().labels(draw()))
-    line = {"picture": "house.png", "map": "map.png", "prompt": "an example house"}
+    line = {"picture": "house.png", "hint": "map.png", "prompt": "an example house"}
     (folder / "examples.jsonl").write_text(json.dumps(line))
     small = Generator(small_model, {"seg": ColorDetector()}, name="small", resolution=64)
     with pytest.MonkeyPatch.context() as patch:
@@ -88,3 +89,25 @@ def model_options(model_files, tmp_path_factory) -> list[str]:
         *("--model", str(model_files.config), "--weights", str(model_files.weights), "--device", "cpu"),
         *("--detector-weights", str(weights), "--detector-config", str(config)),
     ]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(params=[(1280, 900)])
+def tab(request, browser, server) -> Iterator:
+    """The page in a fresh session. A script error in it fails the test."""
+    errors: list[str] = []
+    page = visit(browser, server, request.param, errors)
+    yield page
+    page.context.close()
+    assert not errors

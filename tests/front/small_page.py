@@ -4,6 +4,7 @@ answers.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -28,6 +29,19 @@ class ColorDetector:
         self.calls.append(picture.shape)
         distance = ((picture[:, :, None].astype(np.int32) - self.colors) ** 2).sum(axis=-1)
         return self.labels_at[distance.argmin(axis=-1)]
+
+
+class GatedDetector(ColorDetector):
+    """Computes no map before it is let through; tells when it was entered."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.entered = threading.Event(), threading.Event()
+
+    def labels(self, picture: np.ndarray) -> np.ndarray:
+        self.entered.set()
+        self.gate.wait(60)
+        return super().labels(picture)
 
 
 def draw(height: int = 64, width: int = 64) -> np.ndarray:

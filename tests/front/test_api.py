@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from front.small_page import GRASS, HOUSE, SKY, ColorDetector, draw, start
+from front.small_page import GRASS, HOUSE, SKY, ColorDetector, GatedDetector, draw, start
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
@@ -52,9 +51,10 @@ def process(client: Client, picture: Path, **changes) -> list[Path]:
     return [Path(item["image"]) for item in gallery]
 
 
-def test_process_has_the_originals_thirteen_inputs(client):
+def test_process_has_the_originals_thirteen_inputs_and_a_hint(client):
     parameters = client.view_api(return_format="dict")["named_endpoints"]["/process"]["parameters"]
-    assert tuple(parameter["parameter_name"] for parameter in parameters) == NAMES
+    assert tuple(parameter["parameter_name"] for parameter in parameters) == (*NAMES, "hint")
+    assert parameters[-1]["parameter_has_default"] and parameters[-1]["parameter_default"] is None
     given = {p["parameter_name"]: p["parameter_default"] for p in parameters if p["parameter_has_default"]}
     for name in NAMES[2:]:
         by_model = {"image_resolution": 64, "detect_resolution": 64, "scale": 9.0}
@@ -180,20 +180,13 @@ def test_sixty_requests_from_thirty_clients_each_get_their_own(server, tmp_path)
 
 
 def test_a_full_queue_is_said_plainly(small_model, house):
-    gate, entered = threading.Event(), threading.Event()
-
-    class SlowDetector(ColorDetector):
-        def labels(self, picture):
-            entered.set()
-            gate.wait(60)
-            return super().labels(picture)
-
-    for url in start(Generator(small_model, {"seg": SlowDetector()}, resolution=64), "--queue-size", "2"):
+    slow = GatedDetector()
+    for url in start(Generator(small_model, {"seg": slow}, resolution=64), "--queue-size", "2"):
         client = Client(url, verbose=False)
         jobs = [client.submit(handle_file(house), 64, api_name="/detect")]
-        assert entered.wait(30)
+        assert slow.entered.wait(30)
         jobs += [client.submit(handle_file(house), 64, api_name="/detect") for _ in range(3)]
         refused = next(as_completed([job.future for job in jobs[1:]], timeout=30))
         assert "full" in str(refused.exception()).lower()
-        gate.set()
+        slow.gate.set()
         assert all(job.result(timeout=60) for job in jobs if job.future is not refused)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import io
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
 
-import httpx
 import numpy as np
 import pytest
+from front.in_browser import (
+    browser_test,
+    choose_hint,
+    drag,
+    generate,
+    legend,
+    set_number,
+    upload,
+    visit,
+    wait_for_result,
+)
 from front.small_page import GRASS, HOUSE, SKY, draw
 from PIL import Image
 
@@ -21,86 +29,8 @@ from controlnet.generation.request import Request, RequestError
 from controlnet.generation.watcher import Cancelled, Step
 from controlnet.page.editors.label_map import edited_map
 from controlnet.page.editors.runs import pack_runs, unpack_runs
-from controlnet.page.jobs import Jobs
+from controlnet.page.jobs import Job
 from controlnet.page.links import link_fragment, read_fragment
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PATIENCE = 60_000  # milliseconds: machines of tests are slow and busy
-
-
-def browser_test(function: Callable) -> Callable:
-    """Marks a test that drives a real browser; it is skipped where there is none."""
-    skip = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
-    return pytest.mark.browser(skip(function))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(params=[(1280, 900)])
-def tab(request, browser, server) -> Iterator:
-    """The page in a fresh session. A script error in it fails the test."""
-    width, height = request.param
-    context = browser.new_context(viewport={"width": width, "height": height})
-    page, errors = context.new_page(), []
-    page.set_default_timeout(PATIENCE)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(server)
-    page.wait_for_selector("#generate")
-    yield page
-    context.close()
-    assert not errors
-
-
-def set_number(tab, label: str, value: int) -> None:
-    field = tab.get_by_label(f"number input for {label}")
-    if not field.is_visible():
-        tab.locator("#advanced > button").click()
-    field.fill(str(value))
-    field.press("Tab")
-
-
-def upload(tab, path) -> None:
-    tab.locator("#picture input[type=file]").set_input_files(str(path))
-    tab.wait_for_selector("#picture img")
-
-
-def legend(tab) -> dict[str, str]:
-    rows = tab.locator("#editor .me-classes button").all_inner_texts()
-    return {parts[0]: parts[1] for parts in (row.split("\n") for row in rows) if len(parts) == 2 and parts[1]}
-
-
-def drag(tab, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """A brush stroke between two places of the map, in shares of its sides."""
-    canvas = tab.locator("#editor canvas")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    points = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in (start, end)]
-    tab.mouse.move(*points[0])
-    tab.mouse.down()
-    tab.mouse.move(*points[1], steps=6)
-    tab.mouse.up()
-
-
-def wait_for_result(tab) -> bytes:
-    """Press nothing; wait until the run is over, and fetch the first picture."""
-    tab.wait_for_selector("#status .done:has-text('Done.')")
-    source = tab.locator("#results img").first.get_attribute("src")
-    return httpx.get(source).content
-
-
-def generate(tab) -> bytes:
-    tab.locator("#generate").click()
-    tab.wait_for_selector("#status .done", state="detached")
-    return wait_for_result(tab)
 
 
 @browser_test
@@ -176,7 +106,7 @@ def test_cancel_in_mid_run_then_a_new_run(tab, tmp_path):
     tab.wait_for_selector("#status [role=progressbar]")
     tab.wait_for_selector("#status .previews img")
     tab.locator("#cancel").click()
-    tab.wait_for_selector("#status :text('Cancelled after step')")
+    tab.wait_for_selector("#status :text('Cancelled.')")
     set_number(tab, "Steps", 2)
     set_number(tab, "Images", 1)
     assert read_request(io.BytesIO(generate(tab))).ddim_steps == 2
@@ -187,22 +117,19 @@ def test_a_closed_tab_frees_the_model(browser, server, small_model, monkeypatch)
     apply_model, calls = small_model.apply_model, []
     monkeypatch.setattr(small_model, "apply_model", lambda *a, **k: calls.append(1) or apply_model(*a, **k))
 
-    def visit():
-        page = browser.new_context().new_page()
-        page.set_default_timeout(PATIENCE)
-        page.goto(server)
-        page.wait_for_selector("#generate")
+    def with_canvas():
+        page = visit(browser, server)
         page.locator("#empty").click()
         page.wait_for_selector("#editor [data-state=ready]")
         return page
 
-    leaver = visit()
+    leaver = with_canvas()
     set_number(leaver, "Steps", 100)
     set_number(leaver, "Images", 12)
     leaver.locator("#generate").click()
     leaver.wait_for_selector("#status [role=progressbar]")
     leaver.context.close()
-    follower = visit()
+    follower = with_canvas()
     set_number(follower, "Steps", 1)
     generate(follower)
     assert 1 < len(calls) < 101, "the run of the closed tab went on"
@@ -221,9 +148,7 @@ def test_a_broken_file_is_said_in_one_line(tab, tmp_path):
 @browser_test
 def test_a_map_of_ones_own_is_snapped_and_reported(tab, tmp_path, house_map):
     Image.fromarray(colorize(house_map)[:, :, ::-1].copy()).save(tmp_path / "map.png")
-    with tab.expect_file_chooser() as chooser:
-        tab.locator("#upload-map").click()
-    chooser.value.set_files(str(tmp_path / "map.png"))
+    choose_hint(tab, tmp_path / "map.png")
     tab.wait_for_selector("#status :text('BGR color map')")
     assert legend(tab) == {"sky": "44%", "grass": "44%", "house": "13%"}
 
@@ -236,9 +161,7 @@ def test_a_link_repeats_the_picture(tab, browser):
     set_number(tab, "Steps", 2)
     first = generate(tab)
     tab.wait_for_url("**/#*seed=*")
-    other = browser.new_context().new_page()
-    other.set_default_timeout(PATIENCE)
-    other.goto(tab.url)
+    other = visit(browser, tab.url)
     other.wait_for_selector("#status :text('From a link')")
     assert other.locator("#prompt textarea").input_value() == "a lake & 50% sky #1"
     assert generate(other) == first
@@ -288,7 +211,7 @@ def test_links_carry_settings_and_map(house_map):
     request = Request(
         None, "a & b = c # 1 %", hint=house_map, seed=9, guess_mode=True, scale=4.5, n_prompt=""
     )
-    settings, labels = read_fragment("#" + link_fragment(request, pack_hint(house_map)))
+    settings, labels, _ = read_fragment("#" + link_fragment(request, pack_hint(house_map)))
     assert settings == request.settings()
     np.testing.assert_array_equal(labels, house_map)
 
@@ -302,25 +225,28 @@ def test_hostile_links_are_refused(fragment):
 
 
 def test_a_job_can_be_cancelled_before_and_while_it_runs():
-    jobs = Jobs()
-    waiting = jobs.begin()
-    jobs.cancel(waiting)
+    waiting = Job()
+    waiting.cancel()
     with pytest.raises(Cancelled):
-        next(jobs.run(waiting, lambda **callbacks: 1 / 0))
+        next(waiting.follow(lambda **callbacks: 1 / 0))
+
+    stopped = threading.Event()
 
     def work(on_step, should_stop):
-        for index in range(1000):
-            on_step(Step(index, 1000, lambda: np.zeros((1, 8, 8, 3), np.uint8)))
-            if should_stop():
-                raise Cancelled(f"step {index}")
+        on_step(Step(0, 1000, lambda: np.zeros((1, 8, 8, 3), np.uint8)))
+        while not should_stop():
             time.sleep(0.001)
+        time.sleep(1)  # a long step
+        stopped.set()
 
-    running = jobs.begin()
-    stream = jobs.run(running, work)
+    running = Job()
+    stream = running.follow(work)
     next(stream)
-    jobs.cancel(running)
-    with pytest.raises(Cancelled, match="step"):
+    running.cancel()
+    with pytest.raises(Cancelled):
         list(stream)
+    assert not stopped.is_set(), "the visitor waited for the step"
+    assert stopped.wait(5)
 
 
 def test_a_run_stops_when_nobody_reads_it_any_more():
@@ -334,8 +260,7 @@ def test_a_run_stops_when_nobody_reads_it_any_more():
             time.sleep(0.005)
         return None
 
-    jobs = Jobs()
-    stream = jobs.run(jobs.begin(), work)
+    stream = Job().follow(work)
     next(stream)
     stream.close()
     assert stopped.wait(5)

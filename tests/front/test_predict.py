@@ -25,6 +25,7 @@ from annotator.ade20k import colorize
 from controlnet.generation.generator import Generator
 from controlnet.generation.png import read_request, save_png
 from controlnet.generation.request import Request, RequestError
+from controlnet.pictures import PictureError
 
 # Name, type and default of the public controlnet-seg model's inputs, in its order.
 PUBLIC = {
@@ -105,15 +106,36 @@ def test_a_map_stands_for_the_detector(predictor, house, tmp_path):
         {"scale": 31.0},
         {"scale": float("nan")},
         {"detect_resolution": 64},
+        {"scale": "9"},
+        {"scale": None},
         {"seed": -1},
+        {"seed": "1"},
+        {"image": "/etc/passwd"},
+        {"image": None},
+        {"hint": "/etc/passwd"},
         {"ddim_steps": 0},
         {"eta": 2.0},
     ],
     ids=str,
 )
 def test_wrong_inputs_are_refused_by_name(predictor, house, wrong):
-    with pytest.raises(RequestError, match=next(iter(wrong))):
-        predictor.predict(house, "a house", **wrong)
+    with pytest.raises(RequestError, match=f"^{next(iter(wrong))} must be"):
+        predictor.predict(**{"image": house, "prompt": "a house", **wrong})
+
+
+def test_names_of_files_are_not_looked_at(predictor, house):
+    told = []
+    for name in (str(house), f"{house}.no"):
+        with pytest.raises(RequestError) as caught:
+            predictor.predict(name, "a house")
+        told.append(str(caught.value).replace(name, "NAME"))
+    assert told[0] == told[1]
+
+
+def test_a_hint_that_no_run_can_use_is_refused(predictor, house, tmp_path):
+    Image.new("L", (5600, 5600)).save(tmp_path / "map.png")
+    with pytest.raises(PictureError, match="5600x5600 pixels are more than the 8 megapixels allowed"):
+        predictor.predict(house, "", hint=Path(tmp_path / "map.png"))
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +194,15 @@ def test_through_cogs_own_server(cog_server):
     assert ask()["output"] == answer["output"]
     refused = ask(scale=99.0)
     assert refused["status"] == "failed" and "scale must be from 0.1 to 30.0" in refused["error"]
+    for wrong, why in (
+        ({"image": "/etc/passwd"}, "image must be a file: a data: URL or an http(s) URL, got '/etc/passwd'."),
+        ({"image": "/nothing/there"}, "image must be a file: a data: URL or an http(s) URL"),
+        ({"image": "file:///etc/passwd"}, "image must be a file"),
+        ({"image": ["/etc/passwd"]}, "image must be a file"),
+        ({"image": None}, "image must be a file"),
+        ({"hint": "/etc/passwd"}, "hint must be a file"),
+        ({"scale": "9"}, "scale must be a number, got '9'."),
+        ({"prompt": None}, "prompt must be text, got None."),
+    ):
+        refused = ask(**wrong)
+        assert refused["status"] == "failed" and why in refused["error"], (wrong, refused)
