@@ -233,7 +233,8 @@ class Picture:
         return grey
 
 
-PictureSource = str | os.PathLike | bytes | BinaryIO | Picture
+EncodedPicture = str | os.PathLike | bytes | BinaryIO
+PictureSource = EncodedPicture | Picture
 """A path, a file's bytes, an open binary file, or a picture that is decoded already."""
 
 
@@ -271,7 +272,7 @@ def decode(source: PictureSource, most_pixels: int = MAX_PIXELS) -> Picture:
         raise PictureError(name, f"cannot be read as a picture ({error or type(error).__name__})") from error
 
 
-def _open(source: PictureSource) -> AbstractContextManager[BinaryIO]:
+def _open(source: EncodedPicture) -> AbstractContextManager[BinaryIO]:
     if isinstance(source, bytes):
         return io.BytesIO(source)
     return open_regular(source) if isinstance(source, str | os.PathLike) else nullcontext(source)
@@ -329,7 +330,7 @@ def _raw_mode(picture: Image.Image) -> str:
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
-def _why_unidentified(source: PictureSource) -> str:
+def _why_unidentified(source: EncodedPicture) -> str:
     """What a file is that starts like no picture."""
     if isinstance(source, bytes):
         start = source[:64]

@@ -12,9 +12,10 @@ from PIL import Image
 
 from annotator.ade20k import CLASSES
 from controlnet.conditions import Condition, find_condition
-from controlnet.generation.generator import Cancelled, Generator, Result
+from controlnet.generation.generator import Generator, Result
 from controlnet.generation.packing import read_hint
 from controlnet.generation.request import Request, RequestError
+from controlnet.generation.watcher import Cancelled
 from controlnet.page import view
 from controlnet.page.api import saved_pictures
 from controlnet.page.editors.draw import edited_drawing, show_drawing
@@ -157,7 +158,7 @@ class Actions:
 
     def run(
         self,
-        job: str,
+        job: Job | None,
         condition: str,
         input_image: Any,
         label_map: Any,

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from controlnet.conditions import Condition, all_conditions
 from controlnet.conditions.base import Option

@@ -61,7 +61,7 @@ def make_process(generator: Generator, condition: type[Condition]) -> Callable[.
 
     # Gradio names the endpoint's inputs after the function's.
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    process.__signature__ = inspect.Signature(
+    process.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [*(inspect.Parameter(name, kind) for name in names), inspect.Parameter("hint", kind, default=None)]
     )
     return process

@@ -59,8 +59,9 @@ def completed(block_fn: BlockFunction, values: Sequence[Any]) -> list[Any]:
     Raises:
         gr.Error: too few or too many values.
     """
-    labels = [block.label or type(block).__name__ for block in block_fn.inputs]
-    parameters = inspect.signature(block_fn.fn).parameters.values()
+    labels = [str(getattr(block, "label", None) or type(block).__name__) for block in block_fn.inputs]
+    function: Any = block_fn.fn
+    parameters = inspect.signature(function).parameters.values()
     defaults = [p.default for p in parameters if p.default is not p.empty]
     most, fewest, missing = len(labels), len(labels) - len(defaults), len(labels) - len(values)
     if not fewest <= len(values) <= most:

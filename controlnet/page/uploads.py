@@ -17,7 +17,6 @@ from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
 
 from controlnet.conditions import ConditionError
-from controlnet.generation.generator import GenerationError
 from controlnet.generation.request import RequestError
 from controlnet.generation.watcher import GenerationError
 from controlnet.pictures import PictureError, read_picture
@@ -36,7 +35,7 @@ def picture_file(**options: Any) -> gr.Image:
     picture = gr.Image(type="filepath", format="png", **options)
     # On the object, since gradio writes a .pyi file beside the source of every subclass. It makes the object
     # anew where an event updates properties of this component: events may only give it values.
-    picture.preprocess = _path_or_url
+    picture.preprocess = _path_or_url  # type: ignore[method-assign]
     return picture
 
 

@@ -95,7 +95,8 @@ class Reception:
             return message
 
         _address.set((scope.get("client") or ("",))[0])
-        listeners, session = self.page.state_holder.listeners, listening_session(scope)
+        state: Any = self.page.state_holder
+        listeners, session = state.listeners, listening_session(scope)
         listeners[session] += 1
         try:
             await self.app(scope, limited, send)

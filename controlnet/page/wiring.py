@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -14,11 +15,14 @@ from controlnet.page.layout import Parts
 from controlnet.page.uploads import picture_file
 
 HOUR = 3600  # seconds that temporary files and sessions live
-ON_MODEL = {"concurrency_id": "model", "concurrency_limit": 1}  # one job at a time, whatever it is
-QUIET = {"api_visibility": "private", "show_progress": "hidden"}
+ON_MODEL: dict[str, Any] = {
+    "concurrency_id": "model",
+    "concurrency_limit": 1,
+}  # one job at a time, whatever it is
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 # What takes memory and seconds, but no network: in a queue beside the runs, so that it waits for none.
-ASIDE = {**QUIET, "concurrency_id": "aside", "concurrency_limit": 1}
-INSTANT = {**QUIET, "queue": False}  # what takes no time at all, and cannot fail
+ASIDE: dict[str, Any] = {**QUIET, "concurrency_id": "aside", "concurrency_limit": 1}
+INSTANT: dict[str, Any] = {**QUIET, "queue": False}  # what takes no time at all, and cannot fail
 
 TAKE_LINK = "() => window.location.hash"
 SHOW_LINK = "(link) => { if (link) history.replaceState(null, '', '#' + link); }"
@@ -63,7 +67,8 @@ def wire(
         [parts.condition, parts.input_image, *parts.hint, parts.settings["prompt"], parts.status],
         **ASIDE,
     )
-    pressed = gr.on([parts.generate.click, parts.settings["prompt"].submit], lambda: None, **INSTANT)
+    prompt: Any = parts.settings["prompt"]
+    pressed = gr.on([parts.generate.click, prompt.submit], lambda: None, **INSTANT)
     running = [wire_run(parts, actions, session, started) for started in (pressed, loaded)]
     parts.cancel.click(
         actions.cancel, session.job, [parts.status, parts.cancel], cancels=[detecting, *running], **INSTANT

@@ -10,10 +10,11 @@ from front.in_browser import browser_test, choose_hint, generate, legend, set_nu
 from front.small_page import GatedDetector, draw, start
 from PIL import Image
 
-from controlnet.generation.generator import GenerationError, Generator
+from controlnet.generation.generator import Generator
 from controlnet.generation.packing import pack_hint
 from controlnet.generation.png import save_png
 from controlnet.generation.request import Request
+from controlnet.generation.watcher import GenerationError
 from controlnet.page.examples import Example
 from controlnet.page.links import link_fragment
 from controlnet.page.settings import fitted_to_page
