@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -111,23 +111,30 @@ def load_model(
         None if vae is None else Path(vae),
         tuple((Path(path), weight) for path, weight in loras),
     )
+    model = _load_assembled(config_path, sources, device, dtype)
+    for path in embeddings:
+        expect(Path(path), recognise(path), "embedding")
+        model.cond_stage_model.add_embedding(*read_embedding(Path(path)))
+    return model.to(device).eval()
+
+
+def _load_assembled(
+    config_path: str | Path, sources: Sources, device: str | torch.device, dtype: torch.dtype | None
+) -> ControlLDM:
     kind = recognise(sources.weights)
     model = build_for(config_path, kind)
     _cast_parameters(model, dtype)
     wanted = model.state_dict()
     if not any(key.startswith(UNET) for key in wanted):  # an autoencoder by itself
         load_file_into(model, sources.weights, device, ignore=HARMLESS_KEYS)
-        return model.to(device).eval()
+        return model
     assembly = Assembly(sources, kind, wanted, config_path)
     computed = [name for name, buffer in model.named_buffers() if not buffer.is_meta]
     schedule = schedule_names(model)
     load_opened_into(model, assembly.open, sources.files, device, keep=schedule, optional=computed)
     if hasattr(model, "control_model"):
         _pool_if_recognised(model.control_model, assembly.control_kind, sources.control or sources.weights)
-    for path in embeddings:
-        expect(Path(path), recognise(path), "embedding")
-        model.cond_stage_model.add_embedding(*read_embedding(Path(path)))
-    return model.to(device).eval()
+    return model
 
 
 def load_control(
@@ -171,14 +178,26 @@ def load_control(
             "its own: load_model(config, weights, control=...)"
         )
 
-    def open_state() -> Opened:
-        original = None if base is None else _unet_of(Path(base), wanted)
-        state, is_mapped = open_control(path, kind, wanted, original)
-        return {key: state[key] for key in control_keys(state)}, is_mapped
-
-    load_opened_into(holder, open_state, [path, *([Path(base)] if base else [])], device)
+    open_state, files = _opener_of_control(path, kind, wanted, None if base is None else Path(base))
+    load_opened_into(holder, open_state, files, device)
     _pool_if_recognised(network, kind, path)
     return network.to(device).eval()
+
+
+def _opener_of_control(
+    path: Path, kind: Kind, wanted: Mapping[str, Tensor], base: Path | None
+) -> tuple[Callable[[], Opened], list[Path]]:
+    """What opens a control, and the files that it reads: the base too, if the control is a difference."""
+    if base is not None and not kind.is_difference:  # a look at what it seems to be; then it is not needed
+        open_control(path, kind, wanted, _unet_of(base, wanted))
+        base = None
+
+    def open_state() -> Opened:
+        unet = None if base is None else _unet_of(base, wanted)
+        state, is_mapped = open_control(path, kind, wanted, unet)
+        return {key: state[key] for key in control_keys(state)}, is_mapped
+
+    return open_state, [path] if base is None else [path, base]
 
 
 def build_for(config_path: str | Path, kind: Kind) -> ControlLDM:

@@ -151,7 +151,7 @@ def test_what_is_saved_can_be_small(tmp_path: Path) -> None:
     assert state.keys() == {key for key in expected["state_dict"] if key.startswith("control_model.")}
     assert all(torch.equal(state[key], expected["state_dict"][key]) for key in state)
 
-    merge_control_to_file(base, Path(small.last_checkpoint), tmp_path / "merged.ckpt", Path(small.model))
+    merge_control_to_file(base, small.last_checkpoint, tmp_path / "merged.ckpt", Path(small.model))
     merged = read_state_dict(tmp_path / "merged.ckpt")
     assert merged.keys() == expected["state_dict"].keys()
     assert all(torch.equal(merged[key], expected["state_dict"][key]) for key in merged)
