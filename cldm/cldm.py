@@ -252,9 +252,8 @@ class ControlLDM(LatentDiffusion):
                 f"got {rows} hints for a batch of {x_noisy.shape[0]} latents; expected as many or fewer"
             )
         embedding = {"hint_embedding": cond["hint_embedding"]} if "hint_embedding" in cond else {}
-        control = self._network_of(cond)(
-            x=x_noisy[:rows], hint=hint, timesteps=t[:rows], context=context[:rows], **embedding
-        )
+        inputs = {"x": x_noisy[:rows], "hint": hint, "timesteps": t[:rows], "context": context[:rows]}
+        control = list(self._network_of(cond)(**inputs, **embedding))
         scales = cond.get("control_scales")
         scales = self.control_scales if scales is None else scales
         if len(scales) < len(control):

@@ -48,8 +48,7 @@ class DDPM(TrainedModule):
         v_posterior: mixes beta into the posterior's variance.
         l_simple_weight: weight of the simple loss.
         parameterization: what the network predicts: "eps", "x0" or "v".
-        scheduler_config: YAML node of a learning-rate function for ``LambdaLR``, with an attribute
-            ``schedule``.
+        scheduler_config: see `TrainedModule`.
         learn_logvar: learn a variance for each time step.
         logvar_init: its start.
         conditioning_key: see `DiffusionWrapper`.
@@ -313,9 +312,7 @@ class DDPM(TrainedModule):
     def q_posterior(
         self, x_start: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mean ``[B, ...]``, variance and its clipped logarithm ``[B, 1, ...]`` of x_{t-1} (DDPM, equation
-        6).
-        """
+        """Mean ``[B, ...]``, variance and its clipped logarithm ``[B, 1, ...]`` of x_{t-1} (equation 6)."""
         mean = _at(t, self.posterior_mean_coef1, x_start) + _at(t, self.posterior_mean_coef2, x_t)
         variance = extract_into_tensor(self.posterior_variance, t, x_t.shape)
         return mean, variance, extract_into_tensor(self.posterior_log_variance_clipped, t, x_t.shape)
@@ -337,9 +334,7 @@ class DDPM(TrainedModule):
     def sample(
         self, batch_size: int = 16, return_intermediates: bool = False, cond: Any = None, verbose: bool = True
     ) -> Any:
-        """``batch_size`` samples of the model's own size; with ``return_intermediates`` also the way to
-        them.
-        """
+        """``batch_size`` samples of the model's own size, and with ``return_intermediates`` the way there."""
         shape = (batch_size, self.channels, self.image_size, self.image_size)
         samples, intermediates = self.p_sample_loop(shape, cond, verbose=verbose)
         return (samples, intermediates) if return_intermediates else samples
