@@ -23,7 +23,7 @@ from cog.input import FieldInfo
 
 from controlnet.conditions import all_conditions, find_condition
 from controlnet.generation.generator import Generator
-from controlnet.generation.models import add_model_arguments, generator_from_options
+from controlnet.generation.options import add_model_arguments, generator_from_options
 from controlnet.generation.packing import read_hint
 from controlnet.generation.png import save_png
 from controlnet.generation.request import Request, RequestError, short_repr
