@@ -125,9 +125,9 @@ def main(
     options = parse_arguments(arguments, condition, prog)
     options.save_memory = options.save_memory or save_memory
     with own_temporary_folder():
-        page = build_page(
-            generator_or_exit(options, options.condition), load_examples(EXAMPLES), options.condition
-        )
+        generator = generator_or_exit(options, options.condition)
+        examples = [known for known in load_examples(EXAMPLES) if known.condition == options.condition]
+        page = build_page(generator, examples, options.condition)
         serve(page, options)
 
 

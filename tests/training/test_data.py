@@ -243,4 +243,4 @@ def test_hints_are_made_on_the_fly(tmp_path: Path):
     assert set(np.unique(item["hint"])) == {0.0, 1.0} and item["hint"].shape == (64, 64, 3)
     seen = ((item["jpg"] + 1) * 127.5).round().astype(np.uint8)
     np.testing.assert_array_equal(item["hint"][..., 0] * 255, cv2.Canny(seen, 100, 200))
-    assert (mirrored["hint"][:, ::-1] == item["hint"]).mean() > 0.98
+    assert (mirrored["hint"][:, ::-1] == item["hint"]).mean() > 0.95
