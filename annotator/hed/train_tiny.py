@@ -46,10 +46,10 @@ _STRIDE = 16  # of windows: the teacher's coarsest map has one value there
 class Settings:
     """How long and on what to train; the window's side is in pixels, a multiple of 16."""
 
-    steps: int = 600
+    steps: int = 300
     batch_size: int = 6
     window: int = 192
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-4
     share_of_scenes: float = 0.3
     save_every: int = 50
     widths: Sequence[int] = WIDTHS
@@ -144,7 +144,7 @@ class Training:
         self.weights = {name: p for name, p in self.student.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.weights.values(), settings.learning_rate, fused=True)
         if saved:
-            for key, tensor in saved["optimizer"].items():
+            for key, tensor in saved.get("optimizer", {}).items():
                 part, _, name = key.partition(".")
                 weight = self.weights[name]
                 if tensor.shape == weight.shape:  # moments lie in memory as the weights do
