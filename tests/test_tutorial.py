@@ -49,6 +49,7 @@ def test_the_command_line_overrules_yaml_and_that_the_script(tmp_path: Path) -> 
 OF_OTHERS = (
     "storybook",
     "storybook_crops",
+    "tiny_depth",
     "tiny_detector",
     "tiny_text",
 )  # data sets, and scripts of their own

@@ -197,12 +197,12 @@ def test_steps_are_told_with_previews_and_can_stop_the_run(generator):
 
 
 def test_nan_latents_are_an_error_that_names_the_step(generator, monkeypatch):
-    apply_model, calls = generator.model.apply_model, []
+    apply_model, times = generator.model.apply_model, set()
 
-    def poisoned(*arguments, **named):
-        calls.append(1)
-        output = apply_model(*arguments, **named)
-        return output * float("nan") if len(calls) == 2 else output
+    def poisoned(x, t, *arguments, **named):
+        times.add(int(t[0]))
+        output = apply_model(x, t, *arguments, **named)
+        return output * float("nan") if len(times) == 2 else output
 
     monkeypatch.setattr(generator.model, "apply_model", poisoned)
     with pytest.raises(GenerationError, match=r"step 2 of 4 are not finite"):
