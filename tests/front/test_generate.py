@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 
 import cv2
@@ -199,6 +200,7 @@ def test_steps_are_told_with_previews_and_can_stop_the_run(generator):
 def test_nan_latents_are_an_error_that_names_the_step(generator, monkeypatch):
     apply_model, calls = generator.model.apply_model, []
 
+    @functools.wraps(apply_model)
     def poisoned(*arguments, **named):
         calls.append(1)
         output = apply_model(*arguments, **named)
