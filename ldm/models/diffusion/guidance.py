@@ -15,7 +15,7 @@ def takes_joined_conditions(apply_model: ApplyModel) -> ApplyModel:
     batch, and with what the model's ``prepare_condition`` has computed.
 
     One that somebody else wrote, in a subclass or in its place, is called as the original called it: with
-    one condition after the other, as they are.
+    one condition after the other, as they are. A wrapper made by ``functools.wraps`` keeps the mark.
     """
     apply_model.takes_joined_conditions = True
     return apply_model
