@@ -133,8 +133,11 @@ def test_junk_is_refused(tmp_path: Path, content: bytes):
 def test_missing_weights_are_named(
     detector: type[NetworkDetector], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    monkeypatch.setattr("annotator.network.annotator_ckpts_path", str(tmp_path))
-    with pytest.raises(WeightsError, match=str(tmp_path / detector.checkpoint_names[0])):
+    monkeypatch.setattr("ldm.files.ROOT", tmp_path)
+    monkeypatch.setenv("CONTROLNET_HOME", str(tmp_path))
+    with pytest.raises(
+        WeightsError, match=str(tmp_path / "annotator" / "ckpts" / detector.checkpoint_names[0])
+    ):
         detector().load()
 
 

@@ -55,7 +55,7 @@ def test_a_thing_is_as_near_as_the_ground_at_its_foot():
         scene = draw_scene(seed, 256)
         for thing in compose(np.random.default_rng((seed, 0)))[1]:
             row, column = round(thing.y * 256) + 2, round(thing.x * 256)
-            if thing.outline is None and row < 256 and scene.labels[row, column] in GROUND:
+            if not len(thing.outline) and row < 256 and scene.labels[row, column] in GROUND:
                 assert thing.nearness == (pytest.approx(scene.depth[row, column], abs=0.02), 0.0)
                 assert np.isclose(scene.depth, thing.nearness[0], atol=1e-6).any()
                 looked_at += 1
