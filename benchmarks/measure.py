@@ -81,7 +81,7 @@ def peak_memory(device: torch.device) -> Iterator[Memory]:
         return
     before = _reset_peak_resident()
     yield memory
-    memory.peak = max(0, _status("VmHWM") - before)
+    memory.peak = max(0, process_memory("VmHWM") - before)
 
 
 def _reset_peak_resident() -> int:
@@ -91,14 +91,14 @@ def _reset_peak_resident() -> int:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return _status("VmHWM")
-    return _status("VmRSS")
+        return process_memory("VmHWM")
+    return process_memory("VmRSS")
 
 
-def _status(field: str) -> int:
-    """A field of /proc/self/status in bytes, 0 where there is none."""
+def process_memory(field: str, process: int | str = "self") -> int:
+    """A field of a process's status in /proc, such as "VmRSS", in bytes; 0 where there is none."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), 0)
