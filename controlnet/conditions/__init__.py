@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ __all__ = [
     "Option",
     "Score",
     "all_conditions",
+    "conditions_of_file",
     "find_condition",
     "hint_pictures",
 ]
@@ -58,6 +61,26 @@ def find_condition(name: str) -> type[Condition]:
     if name not in known:
         raise ConditionError(f"There is no condition {name!r}; known are {', '.join(known)}.")
     return known[name]
+
+
+def conditions_of_file(path: Path, default: str = DEFAULT) -> tuple[str, ...]:
+    """The conditions that a control file steers by, as its name says, or else the name of its folder: several
+    where they share a control, such as scribbles and fake scribbles. ``default`` where no name says anything.
+    """
+    for text in (path.stem, path.parent.name):
+        lengths = {name: _longest_word(condition, text) for name, condition in all_conditions().items()}
+        if longest := max(lengths.values()):
+            return tuple(name for name, length in lengths.items() if length == longest)
+    return (default,)
+
+
+def _longest_word(condition: type[Condition], text: str) -> int:
+    """The length of the longest name of a condition, or of its released controls, that begins a word of a
+    text.
+    """
+    text = text.lower().replace("controlnet", " ")
+    words = {condition.name, *(stem.rpartition("sd15_")[2] for stem in condition.control_stems())}
+    return max((len(word) for word in words if re.search(f"(?<![a-z]){word}", text)), default=0)
 
 
 def hint_pictures(

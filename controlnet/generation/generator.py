@@ -19,6 +19,7 @@ from cldm.cldm import ControlLDM
 from controlnet.conditions import DEFAULT, Condition, Hint, Score, find_condition
 from controlnet.generation.controls import Controls
 from controlnet.generation.memory import MemorySaver, attempt, smaller_sizes
+from controlnet.generation.models import ModelFiles
 from controlnet.generation.packing import pack_hint
 from controlnet.generation.png import metadata_text
 from controlnet.generation.request import Request, RequestError, default_detect_resolution, definite
@@ -77,6 +78,7 @@ class Generator:
         device: where the networks work; the model's own by default.
         guidance: the scale of requests that name none.
         controls: further control networks, by condition; without, the model's own serves all.
+        files: what it was loaded from, where it was.
     """
 
     model: ControlLDM
@@ -87,6 +89,7 @@ class Generator:
     device: torch.device = None  # type: ignore[assignment]  # the model's own, from __post_init__ on
     guidance: float = 9.0
     controls: Controls = field(default_factory=Controls)
+    files: ModelFiles | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _conditions: dict[str, Condition] = field(default_factory=dict, repr=False)
 

@@ -36,9 +36,9 @@ def load_generator(
     dtype = find_precision(precision, target)
     rests = save_memory and target.type != "cpu"
     place = torch.device("cpu") if rests else target
-    first = None if files.own else next(iter(files.controls.items()), None)
+    first = None if files.own else next(iter(files.controls.values()), None)
     model = load_model(
-        files.config, files.weights, place, dtype, control=first and first[1], vae=files.vae,
+        files.config, files.weights, place, dtype, control=first, vae=files.vae,
         loras=files.loras, embeddings=files.embeddings,
     )  # fmt: skip
     if rests:  # the networks stay; what the sampler reads between them comes along
@@ -53,7 +53,7 @@ def load_generator(
             pack_weights(network)
         return network
 
-    own = files.own or ((first[0],) if first else ())
+    own = files.own or tuple(name for name, path in files.controls.items() if path == first)
     controls = Controls(files.controls, load, own, files.serves_all)
     return Generator(
         model,
@@ -64,4 +64,5 @@ def load_generator(
         target,
         files.guidance,
         controls,
+        files,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from controlnet.conditions import DEFAULT, all_conditions, find_condition
+from controlnet.conditions import DEFAULT, all_conditions, conditions_of_file, find_condition
 from controlnet.files import CONFIGS, MODELS, find_file
 from controlnet.generation.devices import ModelError
 from controlnet.weights.choice import config_for
@@ -95,7 +95,7 @@ def _stable_diffusion_15() -> ModelFiles:
     if whole:
         weights = whole.get(DEFAULT) or next(iter(whole.values()))
     else:
-        weights = base if base is not None and found else wanted
+        weights = base or wanted
     own = tuple(name for name, path in found.items() if path == weights)
     return ModelFiles(
         name="sd15",
@@ -143,6 +143,7 @@ def find_model(
     detector_config: str | None = None,
     condition: str = DEFAULT,
     controls: Mapping[str, Path] | None = None,
+    check: bool = True,
 ) -> ModelFiles:
     """The files that a command line asks for.
 
@@ -155,6 +156,7 @@ def find_model(
         detector_config: an mmseg config for other detectors; needs ``detector_weights``.
         condition: what is to steer first.
         controls: further files with a control, by condition.
+        check: whether all that the condition needs must be there.
 
     Raises:
         ModelError: an unknown name, or files that are missing; with the command that brings them.
@@ -165,7 +167,7 @@ def find_model(
     wanted = name
     if name == "auto":
         name = "sd15" if controls else default_model(condition)
-    files = known[name] if name in known else _of_path(name, weights, known["sd15"])
+    files = known[name] if name in known else _of_path(name, weights, known["sd15"], condition)
     if weights is not None:
         files = replace(files, weights=Path(weights))
     if detector_weights is not None:
@@ -174,12 +176,19 @@ def find_model(
     if controls:
         own = tuple(name for name in files.own if name not in controls)
         files = replace(files, controls={**files.controls, **controls}, own=own)
-    check_there(files, condition, wanted == "auto", known["sd15"].how_to_get)
+    if condition in files.controls:  # first: over a base without a control it is the one that is loaded
+        files = replace(files, controls={condition: files.controls[condition], **files.controls})
+    if check:
+        check_there(files, condition, wanted == "auto", known["sd15"].how_to_get)
     return files
 
 
-def _of_path(name: str, weights: str | None, model: ModelFiles) -> ModelFiles:
-    """The files of a YAML, or of a file or folder with Stable Diffusion; ``model`` lends its detector."""
+def _of_path(name: str, weights: str | None, model: ModelFiles, condition: str) -> ModelFiles:
+    """The files of a YAML, or of a file or folder with Stable Diffusion.
+
+    ``model`` lends its detector, and its controls to a model of the same definition. ``condition`` is what a
+    control in the file steers by where the file's name says nothing.
+    """
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         if weights is None:
@@ -194,9 +203,13 @@ def _of_path(name: str, weights: str | None, model: ModelFiles) -> ModelFiles:
             "with Stable "
             "Diffusion, or --model YAML --weights FILE."
         )
-    kind = recognise(path)
-    own = (DEFAULT,) if "control" in kind.parts else ()
-    return replace(model, name=path.stem, config=config_for(path), weights=path, how_to_get="", own=own)
+    own = conditions_of_file(path, condition) if "control" in recognise(path).parts else ()
+    config = config_for(path)
+    lent = model.controls if config == model.config else {}
+    controls = {condition: file for condition, file in lent.items() if condition not in own}
+    how = f"{command_name()} weights fetch seg-detector"  # all else is there
+    stem = path.name if path.is_dir() else path.name.removesuffix(".index.json").rpartition(".")[0]
+    return replace(model, name=stem, config=config, weights=path, how_to_get=how, own=own, controls=controls)
 
 
 def check_detector_options(weights: str | None, config: str | None) -> None:
@@ -215,8 +228,8 @@ def check_there(files: ModelFiles, condition: str, is_auto: bool = False, larger
             f"Model {files.name}: there is no {', no '.join(str(path) for path in missing)}.{how}"
         )
     if not files.serves_all and condition not in files.conditions:
-        stem = find_condition(condition).control_stems()[0]
-        raise ModelError(
-            f"Model {files.name} has no control for {condition}. This command brings it: "
-            f"{command_name()} weights fetch {stem}"
-        )
+        advice = "Give a file with one: --control FILE"
+        if files.config == MODELS / "cldm_v15.yaml":
+            stem = find_condition(condition).control_stems()[0]
+            advice = f"This command brings it: {command_name()} weights fetch {stem}"
+        raise ModelError(f"Model {files.name} has no control for {condition}. {advice}")

@@ -6,17 +6,29 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from controlnet.conditions import DEFAULT, ConditionError, all_conditions, find_condition
+from controlnet.conditions import DEFAULT, ConditionError, conditions_of_file, find_condition
 from controlnet.generation.devices import PRECISIONS, ModelError
 from controlnet.generation.generator import Generator
 from controlnet.generation.loading import load_generator
 from controlnet.generation.models import ModelFiles, find_model
-from controlnet.weights.choice import add_weight_arguments, extras_of
+from controlnet.weights.choice import add_weight_arguments
 from ldm.weights import WeightsError
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Model, weights, detector, device, precision."""
+    """Files of the model, device, precision."""
+    add_file_arguments(parser)
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)"
+    )
+    parser.add_argument(
+        "--precision", default="auto", choices=["auto", *PRECISIONS], help="(default: fp16 on a GPU)"
+    )
+    parser.add_argument("--save-memory", action="store_true", help="slower, in less GPU memory")
+
+
+def add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    """Model, weights, what goes beside them, and the detector; read them with `files_from_options`."""
     parser.add_argument(
         "--model",
         default="auto",
@@ -30,34 +42,29 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[CONDITION=]FILE",
         help="a ControlNet for a condition, by default the one that the file's name says; may be repeated",
     )
-    add_weight_arguments(parser, controls=False)
+    add_weight_arguments(parser)
     parser.add_argument("--detector-weights", help="weights of the segmentation, instead of the model's own")
     parser.add_argument("--detector-config", help="its mmseg config; needed for other detectors")
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)"
-    )
-    parser.add_argument(
-        "--precision", default="auto", choices=["auto", *PRECISIONS], help="(default: fp16 on a GPU)"
-    )
-    parser.add_argument("--save-memory", action="store_true", help="slower, in less GPU memory")
 
 
-def files_from_options(options: argparse.Namespace, condition: str = DEFAULT) -> ModelFiles:
-    """The files that the options of ``add_model_arguments`` name.
+def files_from_options(
+    options: argparse.Namespace, condition: str = DEFAULT, check: bool = True
+) -> ModelFiles:
+    """The files that the options of ``add_file_arguments`` name; ``check`` as in ``find_model``.
 
     Raises:
         ModelError, WeightsError: as ``find_model``, and for files that are no control.
     """
-    controls = dict(control_argument(text, condition) for text in options.control)
-    files = find_model(
-        options.model, options.weights, options.detector_weights, options.detector_config, condition, controls
-    )
-    extras = extras_of(options)
-    return replace(files, vae=extras.vae, loras=extras.loras, embeddings=extras.embeddings)
+    controls: dict[str, Path] = {}
+    for text in options.control:
+        controls |= control_argument(text, condition)
+    detector = (options.detector_weights, options.detector_config)
+    files = find_model(options.model, options.weights, *detector, condition, controls, check)
+    return replace(files, vae=options.vae, loras=tuple(options.lora), embeddings=tuple(options.embedding))
 
 
-def control_argument(text: str, default: str) -> tuple[str, Path]:
-    """``canny=FILE``, or ``FILE`` whose name says the condition, or else for the one that is to steer first.
+def control_argument(text: str, default: str) -> dict[str, Path]:
+    """``canny=FILE``, or ``FILE`` for what its name says, or else for the condition that is to steer first.
 
     Raises:
         ModelError: no such file or condition.
@@ -65,16 +72,11 @@ def control_argument(text: str, default: str) -> tuple[str, Path]:
     before, equals, after = text.partition("=")
     if equals and not Path(text).exists():
         try:
-            return find_condition(before).name, _there(after)
+            return {find_condition(before).name: _there(after)}
         except ConditionError as error:
             raise ModelError(f"--control {text}: {error}") from error
     path = _there(text)
-    stem = path.stem.lower()
-    for name in sorted(all_conditions(), key=len, reverse=True):
-        words = (name, *find_condition(name).control_stems())
-        if any(word.rpartition("sd15_")[2] in stem for word in words):
-            return name, path
-    return default, path
+    return dict.fromkeys(conditions_of_file(path, default), path)
 
 
 def _there(text: str) -> Path:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from controlnet.files import EXAMPLES
 from controlnet.generation.generator import Generator
 from controlnet.generation.models import known_models
 from controlnet.generation.options import add_model_arguments, generator_or_exit
+from controlnet.generation.recognised import recognised
 from controlnet.page.actions import Actions
 from controlnet.page.checks import Page
 from controlnet.page.examples import Example, load_examples
@@ -57,12 +59,24 @@ def build_page(generator: Generator, examples: Sequence[Example] = (), condition
 def model_note(generator: Generator, condition: type[Condition]) -> str:
     """Which model serves the page, and how to get a larger one."""
     if generator.name != "tiny":
-        return f"Model: **{generator.name}**, {generator.resolution} pixels."
+        return f"Model: **{generator.name}**, {generator.resolution} pixels.{files_note(generator)}"
     how = known_models()["sd15"].how_to_get
     return (
         f"Model: **tiny**, the embedded one, {generator.resolution} pixels, for picture-book landscapes. "
-        f"For Stable Diffusion 1.5 run `{how}` and start again."
+        f"For Stable Diffusion 1.5 run `{how}` and start again.{files_note(generator)}"
     )
+
+
+def files_note(generator: Generator) -> str:
+    """What the model's files were recognised as, to be folded out. Visitors see names, not folders."""
+    if generator.files is None:
+        return ""
+    lines = (
+        f"<li>{escape(file.use)}: <b>{escape(file.path.name)}</b>: "
+        f"{'' if file.fits else 'cannot serve: '}{escape(file.what)}</li>"
+        for file in recognised(generator.files)
+    )
+    return f"\n<details><summary>Files</summary><ul>{''.join(lines)}</ul></details>"
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cldm.model import load_config
 from controlnet.files import MODELS
-from ldm.layouts.recognise import Kind, expect, recognise
+from ldm.layouts.recognise import expect, recognise
 from ldm.weights import WeightsError
 
 DEFINITIONS = ("cldm_v15.yaml", "cldm_v21.yaml", "tiny/cldm_tiny.yaml")
@@ -40,45 +38,8 @@ def _numbers_of(definition: Path) -> tuple[int, int, int]:
     return unet.context_dim, unet.in_channels, unet.model_channels
 
 
-@dataclass(frozen=True)
-class Extras:
-    """What a person adds to a model, by the options of :func:`add_weight_arguments`."""
-
-    controls: tuple[Path, ...] = ()
-    vae: Path | None = None
-    loras: tuple[tuple[Path, float], ...] = ()
-    embeddings: tuple[Path, ...] = ()
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of ``load_model``; the first control is the model's own, the others go through
-        ``load_control``.
-        """
-        control = self.controls[0] if self.controls else None
-        return {"control": control, "vae": self.vae, "loras": self.loras, "embeddings": self.embeddings}
-
-    def recognised(self) -> list[tuple[Path, Kind]]:
-        """What each of the files is."""
-        files = [
-            *self.controls,
-            *([self.vae] if self.vae else []),
-            *(path for path, _ in self.loras),
-            *self.embeddings,
-        ]
-        return [(path, recognise(path)) for path in files]
-
-
-def add_weight_arguments(parser: argparse.ArgumentParser, *, controls: bool = True) -> None:
-    """The options that name weights beside a model's own; read them with :func:`extras_of`."""
-    if controls:
-        parser.add_argument(
-            "--control",
-            type=Path,
-            action="append",
-            default=[],
-            metavar="FILE",
-            help="a ControlNet; may be repeated",
-        )
+def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that name weights beside a model and its controls: ``vae``, ``lora``, ``embedding``."""
     parser.add_argument("--vae", type=Path, metavar="FILE", help="a VAE instead of the model's own")
     parser.add_argument(
         "--lora",
@@ -96,12 +57,6 @@ def add_weight_arguments(parser: argparse.ArgumentParser, *, controls: bool = Tr
         metavar="FILE",
         help="a textual inversion, used by its file's name in prompts; may be repeated",
     )
-
-
-def extras_of(options: argparse.Namespace) -> Extras:
-    """What the options of :func:`add_weight_arguments` say."""
-    controls = tuple(getattr(options, "control", ()))
-    return Extras(controls, options.vae, tuple(options.lora), tuple(options.embedding))
 
 
 def lora_argument(text: str) -> tuple[Path, float]:

@@ -72,7 +72,10 @@ class Kind:
     def __str__(self) -> str:
         inside = [", ".join(_PART_NAMES[part] for part in self.parts)] if self.role == "model" else []
         inside += [self.layout and f"{self.layout} layout", self.dtype]
+        inside += ["whose rounding shows"] if self.dtype.startswith("float8") else []
         inside += ["predicts v"] if self.prediction == "v" else []
+        inside += ["zero terminal SNR"] if self.zero_terminal else []
+        inside += ["averaged over the picture"] if self.pools else []
         said = ", ".join(text for text in inside if text)
         start = f"{self.what[:-1]}, " if self.what.endswith(")") else f"{self.what} ("
         return f"{start}{said})" if said else self.what
