@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
 
+from controlnet.storybook import lesson
 from controlnet.training.make_fill50k import make_fill50k
 from controlnet.training.settings import Settings
+from ldm.weights import read_state_dict
 
 UNET = {
     "image_size": 8,
@@ -120,3 +125,25 @@ def metrics(settings: Settings, name: str) -> list[float]:
         with path.open() as file:
             rows += [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
     return rows
+
+
+def resumed_exactly(train: Callable[..., Path], settings: DictConfig, folder: Path) -> Path:
+    """Train a single network to the end, and in two parts with a stop after step 3: the same weights.
+
+    Returns the weights of the first.
+    """
+    whole = train(settings, folder / "whole")
+
+    class Stop(lesson.SaveLast):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            super().on_train_batch_end(trainer, pl_module, *args)
+            trainer.should_stop = trainer.should_stop or trainer.global_step == 3
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lesson, "SaveLast", Stop)
+        train(settings, folder / "half")
+    resumed = train(settings, folder / "resumed", resume=folder / "half" / "last.ckpt")
+    a, b = read_state_dict(whole), read_state_dict(resumed)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    return whole

@@ -11,7 +11,6 @@ the same, so that normals, which are made of the raw depth, have one steepness.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,14 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from annotator.midas.config import dpt_config
 from annotator.midas.network import DepthNetwork
-from controlnet.storybook.command_line import run_training
 from controlnet.storybook.dataset import draw_scene
-from controlnet.storybook.train_detector import degrade
-from controlnet.training.callbacks import NonFiniteGuard, Throughput
-from controlnet.training.checkpointing import AtomicCheckpointIO, SaveLast
+from controlnet.storybook.lesson import fit, rising_and_falling, run_training
+from controlnet.storybook.scene_items import Scenes, channels_first, degrade
 from controlnet.training.data.dataset import Draw
 from controlnet.training.data.loader import make_loader
 from controlnet.training.muon import Muon
@@ -49,7 +45,7 @@ def picture_and_depth(seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     return scene.picture, scene.depth
 
 
-class DepthScenes(Dataset):
+class DepthScenes(Scenes):
     """Scenes with their depth; half of those for training are degraded, and half are mirrored.
 
     Args:
@@ -61,27 +57,19 @@ class DepthScenes(Dataset):
     """
 
     def __init__(self, first_seed: int, count: int, sizes: Sequence[int], batch_size: int = 0, seed: int = 0):
-        self.first_seed, self.count, self.sizes = first_seed, count, sizes
-        self.batch_size, self.seed = batch_size, seed
-
-    def __len__(self) -> int:
-        return self.count
-
-    def describe(self, index: int) -> str:
-        return f"storybook scene of seed {self.first_seed + index}"
+        super().__init__(first_seed, count, seed)
+        self.sizes, self.batch_size = sizes, batch_size
 
     def __getitem__(self, key: int | Draw) -> dict[str, Any]:
         """``picture`` uint8 RGB ``[3, H, W]`` and ``depth`` float32 ``[H, W]``."""
-        index, position = key if isinstance(key, Draw) else (key, key)
+        index, position, rng = self.place(key)
         batch = position // self.batch_size if self.batch_size else 0
         picture, depth = picture_and_depth(self.first_seed + index, self.sizes[batch % len(self.sizes)])
-        rng = np.random.default_rng((self.seed, position))
         if self.batch_size and rng.random() < 0.5:
             picture = degrade(picture, rng)
         if self.batch_size and rng.random() < 0.5:
             picture, depth = picture[:, ::-1], depth[:, ::-1]
-        picture = np.ascontiguousarray(picture.transpose(2, 0, 1))
-        return {"picture": picture, "depth": np.ascontiguousarray(depth), "index": index}
+        return {"picture": channels_first(picture), "depth": np.ascontiguousarray(depth), "index": index}
 
 
 def depth_loss(predicted: Tensor, depth: Tensor) -> Tensor:
@@ -148,16 +136,9 @@ class DepthTraining(pl.LightningModule):
         error = aligned_error(self(batch["picture"]), batch["depth"])
         self.log("depth_error", error.mean(), prog_bar=True, batch_size=len(error))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         optimizer = Muon(self.parameters(), self.learning_rate, weight_decay=self.weight_decay)
-        warm_up = max(1, min(50, self.max_steps // 10))
-
-        def factor(step: int) -> float:
-            progress = min(1.0, (step - warm_up) / max(1, self.max_steps - warm_up))
-            return (step + 1) / warm_up if step < warm_up else 0.5 + 0.5 * math.cos(math.pi * progress)
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return rising_and_falling(optimizer, self.max_steps)
 
 
 def save_network(network: DepthNetwork, path: Path) -> None:
@@ -186,27 +167,8 @@ def train_depth(settings: DictConfig, output: Path, resume: str | Path | None = 
     sizes, batch_size = tuple(settings.sizes), settings.batch_size
     scenes = DepthScenes(settings.first_seed, settings.scenes, sizes, batch_size, settings.seed)
     held_out = DepthScenes(settings.validation_seed, settings.validation_scenes, (settings.validation_size,))
-    trainer = pl.Trainer(
-        max_steps=settings.max_steps,
-        precision=settings.precision,
-        logger=CSVLogger(output, name=None, version=""),
-        log_every_n_steps=10,
-        val_check_interval=settings.validate_every,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        gradient_clip_val=1.0,
-        plugins=[AtomicCheckpointIO()],
-        callbacks=[NonFiniteGuard(), Throughput(), SaveLast(output / "last.ckpt", settings.save_every)],
-    )
-    trainer.fit(
-        module,
-        make_loader(scenes, batch_size, seed=settings.seed, shuffle=False, workers=settings.workers),
-        DataLoader(held_out, batch_size=4),
-        ckpt_path=resume,
-        weights_only=True,
-    )
+    loader = make_loader(scenes, batch_size, seed=settings.seed, shuffle=False, workers=settings.workers)
+    fit(module, loader, settings, output, resume, DataLoader(held_out, batch_size=4))
     weights = output / "depth_tiny.safetensors"
     save_network(module.network, weights)
     logger.info("The depth network's weights: %s", weights)

@@ -16,51 +16,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig
-from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from annotator.uniformer.segmentor import build_segmentor
 from controlnet.evaluate.scores import MeanIoU
-from controlnet.storybook.command_line import run_training
 from controlnet.storybook.dataset import draw_scene
-from controlnet.training.callbacks import NonFiniteGuard, Throughput
-from controlnet.training.checkpointing import AtomicCheckpointIO, SaveLast
+from controlnet.storybook.lesson import fit, rising_and_falling, run_training
+from controlnet.storybook.scene_items import Scenes, channels_first, degrade
 from controlnet.training.data.dataset import Draw
 from controlnet.training.data.loader import make_loader
 from ldm.weights import save_state_dict
 
 logger = logging.getLogger(__name__)
-
-
-def degrade(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Make a drawn picture like a generated one: soft, drifting in colour, noisy; each only now and then.
-
-    Args:
-        picture: uint8 RGB ``[H, W, 3]``.
-        rng: decides which and how much.
-
-    Returns:
-        uint8 RGB of the same shape.
-    """
-    height, width = picture.shape[:2]
-    if rng.random() < 0.5:
-        picture = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.3, 1.6)))
-    changed = picture.astype(np.float32)
-    if rng.random() < 0.5:
-        changed = changed * rng.uniform(0.9, 1.1, 3).astype(np.float32) + float(rng.uniform(-8, 8))
-    if rng.random() < 0.3:
-        blotches = rng.normal(0, float(rng.uniform(2, 9)), (height // 8, width // 8, 3)).astype(np.float32)
-        changed += cv2.resize(blotches, (width, height), interpolation=cv2.INTER_CUBIC)
-    if rng.random() < 0.3:
-        changed += rng.standard_normal(changed.shape, np.float32) * float(rng.uniform(2, 10))
-    return np.clip(changed, 0, 255).astype(np.uint8)
 
 
 def choose_points(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -78,7 +51,7 @@ def choose_points(labels: np.ndarray, count: int, rng: np.random.Generator) -> n
     return np.minimum(np.concatenate([anywhere, evenly]), flat.size - 1)
 
 
-class DetectorScenes(Dataset):
+class DetectorScenes(Scenes):
     """Scenes for the detector; see :func:`degrade` and :func:`choose_points`.
 
     Args:
@@ -90,32 +63,22 @@ class DetectorScenes(Dataset):
     """
 
     def __init__(self, first_seed: int, count: int, size: int, points: int | None, seed: int = 0) -> None:
-        self.first_seed, self.count, self.size, self.points, self.seed = first_seed, count, size, points, seed
-
-    def __len__(self) -> int:
-        return self.count
-
-    def describe(self, index: int) -> str:
-        return f"storybook scene of seed {self.first_seed + index}"
+        super().__init__(first_seed, count, seed)
+        self.size, self.points = size, points
 
     def __getitem__(self, key: int | Draw) -> dict[str, Any]:
         """``picture`` uint8 RGB ``[3, H, W]``; for training ``points`` int64 ``[P]`` and their ``classes``
         int64 ``[P]``, for validation ``labels`` uint8 ``[H, W]``."""
-        index, position = key if isinstance(key, Draw) else (key, key)
+        index, _, rng = self.place(key)
         scene = draw_scene(self.first_seed + index, self.size)
         if self.points is None:
-            return {"picture": _channels_first(scene.picture), "labels": scene.labels}
-        rng = np.random.default_rng((self.seed, position))
+            return {"picture": channels_first(scene.picture), "labels": scene.labels}
         picture, labels = degrade(scene.picture, rng), scene.labels
         if rng.random() < 0.5:
             picture, labels = picture[:, ::-1], labels[:, ::-1]
         points = choose_points(labels, self.points, rng)
         classes = labels.ravel()[points].astype(np.int64)
-        return {"picture": _channels_first(picture), "points": points, "classes": classes, "index": index}
-
-
-def _channels_first(picture: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(picture.transpose(2, 0, 1))
+        return {"picture": channels_first(picture), "points": points, "classes": classes, "index": index}
 
 
 class DetectorTraining(pl.LightningModule):
@@ -160,22 +123,11 @@ class DetectorTraining(pl.LightningModule):
         self.log("detector_miou", self.mean_iou.compute(), prog_bar=True)
         self.mean_iou.reset()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(
             self.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
-        warm_up = max(1, min(50, self.max_steps // 10))
-
-        def factor(step: int) -> float:
-            progress = (step - warm_up) / max(1, self.max_steps - warm_up)
-            return (
-                (step + 1) / warm_up
-                if step < warm_up
-                else 0.5 + 0.5 * float(np.cos(np.pi * min(1, progress)))
-            )
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return rising_and_falling(optimizer, self.max_steps)
 
 
 def train_detector(settings: DictConfig, output: Path, resume: str | Path | None = None) -> Path:
@@ -197,27 +149,10 @@ def train_detector(settings: DictConfig, output: Path, resume: str | Path | None
         settings.first_seed, settings.scenes, settings.size, settings.points, settings.seed
     )
     held_out = DetectorScenes(settings.validation_seed, settings.validation_scenes, settings.size, None)
-    trainer = pl.Trainer(
-        max_steps=settings.max_steps,
-        precision=settings.precision,
-        logger=CSVLogger(output, name=None, version=""),
-        log_every_n_steps=10,
-        val_check_interval=settings.validate_every,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        gradient_clip_val=1.0,
-        plugins=[AtomicCheckpointIO()],
-        callbacks=[NonFiniteGuard(), Throughput(), SaveLast(output / "last.ckpt", settings.save_every)],
+    loader = make_loader(
+        scenes, settings.batch_size, seed=settings.seed, shuffle=False, workers=settings.workers
     )
-    trainer.fit(
-        module,
-        make_loader(scenes, settings.batch_size, seed=settings.seed, shuffle=False, workers=settings.workers),
-        DataLoader(held_out, batch_size=4),
-        ckpt_path=resume,
-        weights_only=True,
-    )
+    fit(module, loader, settings, output, resume, DataLoader(held_out, batch_size=4))
     weights = output / Path(settings.network).with_suffix(".safetensors").name
     state = module.segmentor.state_dict()
     save_state_dict({name: t.half() if t.is_floating_point() else t for name, t in state.items()}, weights)

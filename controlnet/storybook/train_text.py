@@ -23,21 +23,17 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig
-from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from cldm.model import load_model
-from controlnet.storybook.command_line import run_training
 from controlnet.storybook.dataset import draw_prompts
+from controlnet.storybook.lesson import fit, rising_and_falling, run_training
 from controlnet.storybook.scenes.looks import BOAT_COLOURS, CAR_COLOURS, HOUSE_COLOURS, SEASONS, TIMES
 from controlnet.storybook.scenes.prompts import named_in
-from controlnet.training.callbacks import NonFiniteGuard
-from controlnet.training.checkpointing import AtomicCheckpointIO, SaveLast
 from controlnet.training.data.dataset import Draw
 from controlnet.training.data.loader import make_loader
 from ldm.modules.encoders.modules import AbstractEncoder
-from ldm.util import with_schedule
 from ldm.weights import save_state_dict
 
 logger = logging.getLogger(__name__)
@@ -131,10 +127,7 @@ class TextTraining(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         trained = [*self.encoder.parameters(), *self.reader.parameters()]
         optimizer = torch.optim.AdamW(trained, self.learning_rate, weight_decay=0.01, fused=True)
-        steps = {"warmup_steps": min(50, self.max_steps // 10), "decay_steps": self.max_steps}
-        return with_schedule(
-            optimizer, {"target": "controlnet.training.schedules.WarmupSchedule", "params": steps}
-        )
+        return rising_and_falling(optimizer, self.max_steps)
 
 
 def train_text(settings: DictConfig, output: Path, resume: str | Path | None = None) -> Path:
@@ -151,19 +144,9 @@ def train_text(settings: DictConfig, output: Path, resume: str | Path | None = N
     pl.seed_everything(settings.seed, verbose=False)
     model = load_model(settings.model, settings.base)
     module = TextTraining(model.cond_stage_model, settings.learning_rate, settings.keep, settings.max_steps)
-    trainer = pl.Trainer(
-        max_steps=settings.max_steps,
-        logger=CSVLogger(output, name=None, version=""),
-        log_every_n_steps=10,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        gradient_clip_val=1.0,
-        plugins=[AtomicCheckpointIO()],
-        callbacks=[NonFiniteGuard(), SaveLast(output / "last.ckpt", settings.save_every)],
-    )
     prompts = Prompts(settings.first_seed, settings.layouts, settings.prompts)
     loader = make_loader(prompts, settings.batch_size, seed=settings.seed, workers=0)
-    trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
+    fit(module, loader, settings, output, resume)
     weights = output / "model.safetensors"
     save_state_dict(model.state_dict(), weights)
     logger.info("The model with its new text encoder: %s", weights)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tiny_training import resumed_exactly
 
 from annotator.ade20k import CLASSES
 from annotator.uniformer import UniformerDetector
@@ -36,8 +37,9 @@ from controlnet.storybook.dataset import HELD_OUT_SEED, StorybookDataset, draw_s
 from controlnet.storybook.export import export
 from controlnet.storybook.make_tiny import make_tiny
 from controlnet.storybook.normalize_latents import latent_statistics, normalize
+from controlnet.storybook.scene_items import degrade
 from controlnet.storybook.scenes.labels import Label
-from controlnet.storybook.train_detector import DetectorScenes, choose_points, degrade, train_detector
+from controlnet.storybook.train_detector import DetectorScenes, choose_points, train_detector
 from ldm.weights import read_state_dict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -230,40 +232,11 @@ def detector_settings():
 
 @pytest.mark.filterwarnings("ignore")
 def test_detector_training_resumes_exactly_and_its_weights_load(detector_settings, tmp_path):
-    whole = train_detector(detector_settings, tmp_path / "whole")
-    short = OmegaConf.merge(detector_settings, {"save_every": 1})
-    checkpoint = _train_until(short, tmp_path / "half", 3)
-    resumed = train_detector(detector_settings, tmp_path / "resumed", resume=checkpoint)
-    for (name, a), (other, b) in zip(
-        sorted(read_state_dict(whole).items()), sorted(read_state_dict(resumed).items()), strict=True
-    ):
-        assert name == other
-        assert torch.equal(a, b), name
+    whole = resumed_exactly(train_detector, OmegaConf.merge(detector_settings, {"save_every": 1}), tmp_path)
     assert whole.stat().st_size < 8e6
     detector = UniformerDetector(whole, detector_settings.network, device="cpu")
     assert detector.labels(draw_scene(0, 64).picture).shape == (64, 64)
     assert "detector_miou" in (tmp_path / "whole" / "metrics.csv").read_text()
-
-
-def _train_until(settings, folder: Path, step: int) -> Path:
-    """Train with the schedule of the whole run, and keep the checkpoint of one step."""
-    import shutil
-
-    from controlnet.storybook import train_detector as module
-
-    kept = folder / "kept.ckpt"
-
-    class Stop(module.SaveLast):
-        def on_train_batch_end(self, trainer, pl_module, *args):
-            super().on_train_batch_end(trainer, pl_module, *args)
-            if trainer.global_step == step:
-                shutil.copy(self.path, kept)
-                trainer.should_stop = True
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "SaveLast", Stop)
-        train_detector(settings, folder)
-    return kept
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tiny_training import resumed_exactly
 
 from annotator.midas import MidasDetector
-from controlnet.storybook import train_depth as module
 from controlnet.storybook.dataset import draw_scene
 from controlnet.storybook.train_depth import (
     RANGE,
@@ -22,7 +22,6 @@ from controlnet.storybook.train_depth import (
     train_depth,
 )
 from controlnet.training.data.dataset import Draw
-from ldm.weights import read_state_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,18 +70,6 @@ def test_saved_depth_has_the_range_that_normals_need(settings, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_lesson_resumes_exactly_and_is_measured(settings, tmp_path, monkeypatch):
-    whole = train_depth(settings, tmp_path / "whole")
-
-    class Stop(module.SaveLast):
-        def on_train_batch_end(self, trainer, pl_module, *args):
-            super().on_train_batch_end(trainer, pl_module, *args)
-            trainer.should_stop = trainer.should_stop or trainer.global_step == 3
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "SaveLast", Stop)
-        train_depth(settings, tmp_path / "half")
-    resumed = train_depth(settings, tmp_path / "resumed", resume=tmp_path / "half" / "last.ckpt")
-    a, b = read_state_dict(whole), read_state_dict(resumed)
-    assert all(torch.equal(a[name], b[name]) for name in a)
+def test_the_lesson_resumes_exactly_and_is_measured(settings, tmp_path):
+    resumed_exactly(train_depth, settings, tmp_path)
     assert "depth_error" in (tmp_path / "whole" / "metrics.csv").read_text()

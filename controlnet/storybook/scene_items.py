@@ -1,0 +1,68 @@
+"""Scenes as items for the trainings of detectors: pictures like those that a model makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from torch.utils.data import Dataset
+
+from controlnet.training.data.dataset import Draw
+
+
+class Scenes(Dataset):
+    """So many scenes, drawn when they are asked for.
+
+    Args:
+        first_seed: seed of item 0.
+        count: number of items.
+        seed: of what happens to them.
+    """
+
+    def __init__(self, first_seed: int, count: int, seed: int = 0) -> None:
+        self.first_seed, self.count, self.seed = first_seed, count, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def describe(self, index: int) -> str:
+        """What an item is made of, for messages."""
+        return f"storybook scene of seed {self.first_seed + index}"
+
+    def place(self, key: int | Draw) -> tuple[int, int, np.random.Generator]:
+        """For what a loader asks for: which item, the how many-th of the training it is, and its chance."""
+        index, position = key if isinstance(key, Draw) else (key, key)
+        return index, position, np.random.default_rng((self.seed, position))
+
+    def __getitem__(self, key: int | Draw) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+def degrade(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Make a drawn picture like a generated one: soft, drifting in colour, noisy; each only now and then.
+
+    Args:
+        picture: uint8 RGB ``[H, W, 3]``.
+        rng: decides which and how much.
+
+    Returns:
+        uint8 RGB of the same shape.
+    """
+    height, width = picture.shape[:2]
+    if rng.random() < 0.5:
+        picture = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.3, 1.6)))
+    changed = picture.astype(np.float32)
+    if rng.random() < 0.5:
+        changed = changed * rng.uniform(0.9, 1.1, 3).astype(np.float32) + float(rng.uniform(-8, 8))
+    if rng.random() < 0.3:
+        blotches = rng.normal(0, float(rng.uniform(2, 9)), (height // 8, width // 8, 3)).astype(np.float32)
+        changed += cv2.resize(blotches, (width, height), interpolation=cv2.INTER_CUBIC)
+    if rng.random() < 0.3:
+        changed += rng.standard_normal(changed.shape, np.float32) * float(rng.uniform(2, 10))
+    return np.clip(changed, 0, 255).astype(np.uint8)
+
+
+def channels_first(picture: np.ndarray) -> np.ndarray:
+    """``[H, W, 3] -> [3, H, W]``, a copy."""
+    return np.ascontiguousarray(picture.transpose(2, 0, 1))
