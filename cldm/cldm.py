@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cldm.steering import steering
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.guidance import takes_joined_conditions
 from ldm.models.diffusion.image_log import log_latent_images
@@ -164,11 +165,6 @@ class ControlNet(UNetParts):
         return outputs
 
 
-def _with_zeros(output: torch.Tensor, rows: int) -> torch.Tensor:
-    """``output [B, ...]`` and ``rows`` rows of zeros, which steer nothing."""
-    return torch.cat([output, output.new_zeros(rows, *output.shape[1:])])
-
-
 class ControlLDM(LatentDiffusion):
     """Latent diffusion with a control copy.
 
@@ -235,35 +231,11 @@ class ControlLDM(LatentDiffusion):
         context = torch.cat(list(cond["c_crossattn"]), dim=1)
         control = None
         if cond.get("c_concat") is not None:
-            control = self._control(x_noisy, t, context, cond)
+            control = steering(self._network_of(cond), x_noisy, t, context, cond, self.control_scales)
         unet = self.model.diffusion_model
         return unet(
             x=x_noisy, timesteps=t, context=context, control=control, only_mid_control=self.only_mid_control
         )
-
-    def _control(
-        self, x_noisy: torch.Tensor, t: torch.Tensor, context: torch.Tensor, cond: Mapping[str, Any]
-    ) -> list[torch.Tensor]:
-        """The control copy's outputs, scaled."""
-        hint = torch.cat(list(cond["c_concat"]), dim=1)
-        rows = hint.shape[0]
-        if rows > x_noisy.shape[0]:
-            raise ValueError(
-                f"got {rows} hints for a batch of {x_noisy.shape[0]} latents; expected as many or fewer"
-            )
-        embedding = {"hint_embedding": cond["hint_embedding"]} if "hint_embedding" in cond else {}
-        inputs = {"x": x_noisy[:rows], "hint": hint, "timesteps": t[:rows], "context": context[:rows]}
-        control = list(self._network_of(cond)(**inputs, **embedding))
-        scales = cond.get("control_scales")
-        scales = self.control_scales if scales is None else scales
-        if len(scales) < len(control):
-            raise ValueError(
-                f"got {len(scales)} control scales; expected {len(control)}, one for each output"
-            )
-        # More scales than outputs are fine: scripts set 13, also for smaller models.
-        control = [output * scale for output, scale in zip(control, scales, strict=False)]
-        unsteered = x_noisy.shape[0] - rows
-        return [_with_zeros(output, unsteered) for output in control] if unsteered else control
 
     def _network_of(self, cond: Mapping[str, Any]) -> ControlNet:
         return cond.get("control_model") or self.control_model

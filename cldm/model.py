@@ -126,6 +126,10 @@ def _load_assembled(
     _cast_parameters(model, dtype)
     wanted = model.state_dict()
     if not any(key.startswith(UNET) for key in wanted):  # an autoencoder by itself
+        if sources.files != [sources.weights]:
+            raise WeightsError(
+                f"{config_path}: a model without a UNet takes no control, VAE or LoRA beside it"
+            )
         load_file_into(model, sources.weights, device, ignore=HARMLESS_KEYS)
         return model
     assembly = Assembly(sources, kind, wanted, config_path)

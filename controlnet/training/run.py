@@ -38,6 +38,7 @@ from controlnet.training.latent_cache import CachedDataset
 from controlnet.training.muon import Muon
 from controlnet.training.settings import Settings, SettingsError
 from controlnet.training.validation import ControlGap
+from controlnet.weights.choice import lora_argument
 from ldm.definitions import DefinitionError, check_sizes, one_line_errors, read_yaml
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.ddpm import DDPM, LatentDiffusion
@@ -57,10 +58,17 @@ def make_model(settings: Settings) -> TrainedModule:
     """
     torch.manual_seed(settings.seed)
     model: TrainedModule
-    if settings.base is None:
-        model = create_model(settings.model)
+    beside = {
+        "control": settings.control,
+        "vae": settings.vae,
+        "loras": [lora_argument(text) for text in settings.lora],
+    }
+    if settings.base is not None:
+        model = load_model(settings.model, settings.base, **beside).train()
+    elif any(beside.values()):
+        raise SettingsError("control, vae and lora go beside the weights of a base; name it too.")
     else:
-        model = load_model(settings.model, settings.base).train()
+        model = create_model(settings.model)
     model.learning_rate = settings.learning_rate
     model.make_optimizer = Muon if settings.optimizer == "muon" else None
     if settings.warmup_steps or settings.cosine_decay:

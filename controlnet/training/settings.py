@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 
@@ -39,6 +39,12 @@ class Settings:
         "models/cldm_v15.yaml", "model definition: of a ControlLDM, LatentDiffusion or AutoencoderKL"
     )
     base: str | None = _setting(None, "weights to start from; without, they are random")
+    control: str | None = _setting(None, "a control to start from, instead of the base's own")
+    vae: str | None = _setting(None, "a VAE instead of the base's own")
+    lora: list[str] = field(
+        default_factory=list,
+        metadata={"help": "FILE or FILE:WEIGHT, to merge into the base; may be repeated", "choices": ()},
+    )
     sd_locked: bool = _setting(True, "train the control copy alone, not the UNet's decoder")
     train_text: bool = _setting(False, "train the text encoder too, even where the model's YAML freezes it")
     decoder_only: bool = _setting(
@@ -213,10 +219,12 @@ def _add_option(parser: argparse.ArgumentParser, spec: dataclasses.Field, kind: 
     """Add one setting as an option; the parsed result has it only where it was given."""
     names = list(dict.fromkeys([f"--{spec.name.replace('_', '-')}", f"--{spec.name}"]))
     options: dict[str, Any] = {"dest": spec.name, "default": argparse.SUPPRESS}
-    optional = type(None) in get_args(kind)
+    optional, is_list = type(None) in get_args(kind), get_origin(kind) is list
     kind = next((part for part in get_args(kind) if part is not type(None)), kind)
     if kind is bool:
         options["action"] = argparse.BooleanOptionalAction
+    elif is_list:
+        options |= {"action": "append", "metavar": "FILE"}
     elif spec.name == "resume":
         options |= {"nargs": "?", "const": "last", "metavar": "PATH"}
     else:

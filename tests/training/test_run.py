@@ -14,13 +14,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from tiny_training import control_model, metrics, tiny_settings, write_model
+from weight_samples import lora_factors
 
 from cldm.convert_files import merge_control_to_file
 from cldm.model import create_model
 from controlnet.training.callbacks import NonFiniteError
 from controlnet.training.checkpointing import CheckpointError
 from controlnet.training.run import TrainingData, make_model, set_checkpointing, train
-from ldm.weights import read_state_dict, save_state_dict
+from controlnet.training.settings import SettingsError
+from ldm.weights import WeightsError, read_state_dict, save_state_dict
 
 
 def test_a_run_leaves_checkpoints_logs_and_pictures(tmp_path: Path) -> None:
@@ -58,6 +60,33 @@ def test_a_run_leaves_checkpoints_logs_and_pictures(tmp_path: Path) -> None:
 
     with pytest.raises(FileExistsError, match="--resume"):
         train(settings)
+
+
+def test_a_run_starts_from_the_files_that_people_have(tmp_path: Path) -> None:
+    """A base without a control, and beside it a control, a VAE and a LoRA."""
+    state = create_model(write_model(tmp_path / "model.yaml")).state_dict()
+    control = {key: tensor + 1 for key, tensor in state.items() if key.startswith("control_model.")}
+    vae = {key: tensor + 2 for key, tensor in state.items() if key.startswith("first_stage_model.")}
+    weight = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+    down, up = lora_factors(state[weight])
+    module = weight.removeprefix("model.diffusion_").removesuffix(".weight").replace(".", "_")
+    module = f"lora_unet_{module.removeprefix('model_')}"
+    lora = {f"{module}.lora_down.weight": down, f"{module}.lora_up.weight": up}
+    base = {key: tensor for key, tensor in state.items() if key not in control}
+    for name, tensors in {"base": base, "control": control, "vae": vae, "lora": lora}.items():
+        save_state_dict(tensors, tmp_path / f"{name}.safetensors")
+    paths = {name: str(tmp_path / f"{name}.safetensors") for name in ("base", "control", "vae")}
+    settings = tiny_settings(tmp_path).from_command_line(
+        [f"--{name}={path}" for name, path in paths.items()] + [f"--lora={tmp_path}/lora.safetensors:0.5"]
+    )
+    found = make_model(settings).state_dict()
+    expected = {**state, **control, **vae, weight: state[weight] + 0.5 * up @ down}
+    for key, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[key], msg=lambda m, k=key: f"{k}: {m}")
+    with pytest.raises(WeightsError, match=r"it has no control: give one with --control"):
+        make_model(tiny_settings(tmp_path, base=paths["base"]))
+    with pytest.raises(SettingsError, match="go beside the weights of a base"):
+        make_model(tiny_settings(tmp_path, control=paths["control"]))
 
 
 def test_the_hint_is_learnt(
