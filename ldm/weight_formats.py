@@ -100,6 +100,8 @@ def _refuse_other_files(path: Path, head: bytes, size: int) -> None:
     for start, what in _NOT_WEIGHTS.items():
         if head.lstrip().startswith(start) and not _looks_like_safetensors(head, size):
             raise WeightsError(f"{path}: this is {what}")
+    if path.suffix.lower() == ".onnx":
+        raise WeightsError(f"{path}: this is an ONNX file, a graph; get the .safetensors or .ckpt form")
     if head[257:262] == b"ustar":
         raise WeightsError(f"{path}: this is a tar archive, which torch wrote before 2017; it is not read")
 

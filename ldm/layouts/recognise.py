@@ -27,6 +27,7 @@ _OTHER_CHANNELS = {
 }
 _PART_NAMES = {"unet": "UNet", "vae": "VAE", "text": "text encoder", "control": "control"}
 _SDXL_SCALING = 0.13025
+_OTHER_LATENTS = {16: "Flux or Stable Diffusion 3", 32: "Sana or Flux 2"}
 _PREDICTIONS = {"v_prediction": "v", "v": "v", "epsilon": "eps", "eps": "eps"}
 
 ROLES = {
@@ -157,8 +158,11 @@ def _kind_of_network(path: Path, parts: Parts, kind: partial[Kind]) -> Kind:
 def _kind_of_vae(entries: Mapping[str, Entry], facts: Mapping[str, Any], kind: partial[Kind]) -> Kind:
     layout = "diffusers'" if diffusers.is_diffusers(entries) else "the original's"
     latent = entries.get("decoder.conv_in.weight")
-    if latent is not None and latent.ndim == 4 and latent.shape[1] == 16:
-        return kind("foreign", "a VAE of 16 latent channels, of Flux or Stable Diffusion 3")
+    if latent is not None and latent.ndim == 5:
+        return kind("foreign", "a VAE of videos")
+    if latent is not None and latent.ndim == 4 and latent.shape[1] in _OTHER_LATENTS:
+        channels = latent.shape[1]
+        return kind("foreign", f"a VAE of {channels} latent channels, of {_OTHER_LATENTS[channels]}")
     if facts.get("scaling_factor") == _SDXL_SCALING:
         return kind("foreign", "a VAE of Stable Diffusion XL (its latents are scaled by 0.13025)")
     return kind("vae", "a VAE", ("vae",), layout)

@@ -24,6 +24,7 @@ from ldm.weights import WeightsError
 
 NOT_HERE = "models, controls, VAE, LoRA and embeddings are those of Stable Diffusion 1.x and 2.x"
 ONE = torch.ones(1)
+TRANSFORMER = "a model whose network is a transformer, not a UNet"
 
 
 def keys(*names: str, shape: tuple[int, ...] = (1,)) -> State:
@@ -52,7 +53,16 @@ FOREIGN: dict[str, tuple[State, str]] = {
     "SD 3 of diffusers": (keys("transformer_blocks.0.attn.add_q_proj.weight"), "Stable Diffusion 3"),
     "Flux": (keys("double_blocks.0.img_attn.norm.key_norm.scale"), "Flux"),
     "Flux of diffusers": (keys("single_transformer_blocks.0.norm.linear.weight"), "Flux"),
-    "PixArt": (keys("adaln_single.linear.weight"), "a model whose network is a transformer, not a UNet"),
+    "PixArt": (keys("adaln_single.linear.weight"), TRANSFORMER),
+    "AuraFlow": (keys("joint_transformer_blocks.0.attn.to_q.weight"), TRANSFORMER),
+    "Qwen-Image": (keys("txt_norm.weight", "transformer_blocks.0.attn.add_q_proj.weight"), TRANSFORMER),
+    "ModelScope": (keys("down_blocks.0.temp_convs.0.conv1.0.weight"), "a model of videos"),
+    "Kandinsky": (keys("encoder_hid_proj.image_embeds.weight", "conv_in.weight"), "Kandinsky"),
+    "LCM": (
+        {"conv_in.weight": torch.ones(320, 4, 3, 3), "time_embedding.cond_proj.weight": torch.ones(1, 1)},
+        "a latent consistency model (its UNet takes the strength of guidance)",
+    ),
+    "GLIGEN": (keys(FIRST, f"{UNET}position_net.linears.0.weight"), "GLIGEN (its UNet takes boxes)"),
     "Stable Video Diffusion": (
         keys("model.diffusion_model.input_blocks.1.0.time_stack.in_layers.0.weight"),
         "Stable Video Diffusion",
@@ -110,6 +120,19 @@ FOREIGN: dict[str, tuple[State, str]] = {
         keys("controlnet_blocks.0.weight", "pos_embed_input.proj.weight"),
         "a ControlNet of Stable Diffusion 3",
     ),
+    "ControlNet of Flux, XLabs": (
+        keys("controlnet_blocks.0.weight", "double_blocks.0.img_attn.qkv.weight", "pos_embed_input.weight"),
+        "a ControlNet of Flux",
+    ),
+    "ControlNet of Qwen-Image": (
+        keys("controlnet_x_embedder.weight", "controlnet_blocks.0.weight", "txt_norm.weight"),
+        "a ControlNet of Qwen-Image",
+    ),
+    "ControlNet of Sana": (
+        keys("controlnet_blocks.0.weight", "transformer_blocks.0.scale_shift_table"),
+        "a ControlNet of a model whose network is a transformer, not a UNet",
+    ),
+    "BrushNet": (keys("conv_in_condition.weight", "brushnet_down_blocks.0.weight"), "a BrushNet"),
     "Control-LoRA": (keys("lora_controlnet", "input_blocks.1.0.in_layers.2.up"), "a Control-LoRA"),
     "ControlNet-XS": (keys("control_to_base_for_conv_in.weight"), "a ControlNet-XS"),
     "LLLite": (
@@ -135,6 +158,9 @@ FOREIGN: dict[str, tuple[State, str]] = {
     "LoKr": (keys("lora_unet_mid_block_resnets_0_conv1.lokr_w1"), "a LoKr (a LoRA of Kronecker products)"),
     "LoHa": (keys("lora_unet_mid_block_resnets_0_conv1.hada_w1_a"), "a LoHa (a LoRA of Hadamard products)"),
     "DoRA": (keys("lora_unet_mid_block_resnets_0_conv1.dora_scale"), "a DoRA (a LoRA with magnitudes)"),
+    "GLoRA": (keys("lora_unet_mid_block_resnets_0_conv1.a1.weight"), "a GLoRA (a generalized LoRA)"),
+    "(IA)^3": (keys("lora_unet_mid_block_resnets_0_conv1.on_input"), "an (IA)^3 (a LoRA of scales)"),
+    "LyCORIS, full": (keys("lora_unet_mid_block_resnets_0_conv1.diff"), "a LyCORIS of whole differences"),
     "LoRA of SDXL": (
         keys("lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_up.weight"),
         "a LoRA of Stable Diffusion XL",
@@ -148,6 +174,19 @@ FOREIGN: dict[str, tuple[State, str]] = {
     "VAE of SD 3": (
         {"decoder.conv_in.weight": torch.ones(512, 16, 3, 3), "encoder.conv_in.weight": torch.ones(1)},
         "a VAE of 16 latent channels, of Flux or Stable Diffusion 3",
+    ),
+    "VAE of Sana": (
+        keys("decoder.conv_in.weight", shape=(1024, 32, 3, 3)),
+        "a VAE of 32 latent channels, of Sana or Flux 2",
+    ),
+    "VAE of videos": (keys("decoder.conv_in.weight", shape=(384, 16, 3, 3, 3)), "a VAE of videos"),
+    "VAE for inpainting": (
+        keys("decoder.conv_in.weight", "decoder.condition_encoder.layers.0.weight"),
+        "a VAE for inpainting",
+    ),
+    "consistency decoder": (
+        keys("encoder.conv_in.weight", "decoder_unet.conv_in.weight"),
+        "a consistency decoder",
     ),
     "VQ autoencoder": (
         keys("first_stage_model.quantize.embedding.weight"),

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from golden_data import load_golden, relative_error, released_keys
-from weight_samples import CONTROL, UNET, VAE, State, only, renamed, save
+from weight_samples import CONTROL, UNET, VAE, State, only, renamed, save, save_empty
 
 from cldm.convert_files import Form, convert_file
 from cldm.ddim_hacked import DDIMSampler
 from cldm.model import load_model
 from ldm.layouts import diffusers as layout
+from ldm.layouts.recognise import recognise
 from ldm.weights import read_state_dict
 
 PROMPT, NEGATIVE, STEPS, SCALE = "a red house by the sea", "lowres", 5, 7.5
@@ -114,6 +115,35 @@ def test_a_control_in_one_file(form: Form, diffusers, folder: Path, config: Path
     ).state_dict()
     assert whole.keys() == single.keys()
     assert all(torch.equal(tensor, single[key]) for key, tensor in whole.items())
+
+
+FOREIGN = {
+    "ControlNetModel": ("a ControlNet of Stable Diffusion XL", {}),  # by the width that it has by default
+    "ControlNetXSAdapter": ("a ControlNet-XS", {}),
+    "FluxControlNetModel": ("a ControlNet of Flux", {"num_layers": 1, "num_single_layers": 1}),
+    "FluxTransformer2DModel": ("Flux", {"num_layers": 1, "num_single_layers": 1}),
+    "MotionAdapter": ("a module of AnimateDiff", {}),
+    "QwenImageControlNetModel": ("a ControlNet of Qwen-Image", {"num_layers": 1}),
+    "SD3ControlNetModel": ("a ControlNet of Stable Diffusion 3", {"num_layers": 1}),
+    "SD3Transformer2DModel": ("Stable Diffusion 3", {"num_layers": 1}),
+    "SparseControlNetModel": ("a module of AnimateDiff", {}),
+    "T2IAdapter": ("a T2I-Adapter", {}),
+    "UNet2DConditionModel": ("a latent consistency model", {"time_cond_proj_dim": 8}),
+    "UNet3DConditionModel": ("a model of videos", {}),
+    "AutoencoderKL": ("a VAE of 16 latent channels", {"latent_channels": 16}),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_networks_of_diffusers_that_have_no_use_here_are_named(name: str, diffusers, tmp_path: Path):
+    """Built without weights: their true keys and shapes."""
+    called, options = FOREIGN[name]
+    with torch.device("meta"):
+        network = getattr(diffusers, name)(**options)
+    shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    kind = recognise(save_empty(shapes, tmp_path / "a.safetensors"))
+    assert kind.role == "foreign"
+    assert kind.what.startswith(called)
 
 
 # --- key tables, written anew from the rules that ComfyUI and webui use for SD 1.x ---
