@@ -28,6 +28,7 @@ except ImportError:  # Windows, where two processes cannot write to one file any
     fcntl = None  # type: ignore[assignment]
 
 _CHUNK = 2**22
+_HUB = "https://huggingface.co"
 _KEPT = "What came stays; the same command goes on from there."
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -238,7 +239,7 @@ def _failed(released: Released, target: Path, endpoint: str | None, reason: obje
 
     place = endpoint or constants.ENDPOINT
     lines = str(reason).strip().splitlines() or [type(reason).__name__]
-    url = hf_hub_url(released.repository, released.path)
+    url = hf_hub_url(released.repository, released.path, endpoint=_HUB)
     return (
         f"{released.name} could not be fetched from {place}: {lines[0].rstrip('.')}. By hand: download {url} "
         f"with a browser, save it as {target}, and run the same command again: it checks the file."

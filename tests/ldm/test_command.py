@@ -25,6 +25,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "executable", str(programs / "python"))
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setattr("ldm.command.PACKAGES", tmp_path / "project")
     return programs
 
 
@@ -40,6 +41,16 @@ def test_not_installed(environment: Path, monkeypatch: pytest.MonkeyPatch):
     assert command_name() == "python -m controlnet"
 
 
+def test_not_installed_and_elsewhere(environment: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    assert command_name() == "project/.venv/bin/python project/controlnet"
+    (tmp_path / "project" / "docs").mkdir()
+    monkeypatch.chdir(tmp_path / "project" / "docs")
+    assert command_name() == f"{environment / 'python'} {tmp_path / 'project' / 'controlnet'}"
+    monkeypatch.setattr("ldm.command.PACKAGES", tmp_path / "site-packages")
+    assert command_name() == f"{environment / 'python'} -m controlnet"
+
+
 def test_installed(environment: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     make_program(environment / "controlnet")
     assert command_name() == ".venv/bin/controlnet"
@@ -53,7 +64,9 @@ def test_installed(environment: Path, monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert command_name() == str(environment / "controlnet")
 
 
-def test_what_is_named_runs():
+@pytest.mark.parametrize("place", [ROOT, ROOT / "docs", Path("/")])
+def test_what_is_named_runs(place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(place)
     command = f"{command_name()} weights list"
     result = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
