@@ -24,7 +24,11 @@ MOST_BYTES = 64 * 2**20
 """No pickle may be longer; the numbers of its tensors lie outside."""
 
 MOST_OPCODES = 1_000_000
-"""A checkpoint of Stable Diffusion with its averages has 60,000; these take about two seconds."""
+"""A checkpoint of Stable Diffusion with its averages has 60,000; these take about two seconds. What calls are
+given counts as well: one long list may be given a million times over."""
+
+_MOST_ARGUMENTS = 16
+_MOST_DIMENSIONS = 64  # torch's own limit for most of what it does
 
 INERT_NAMES: frozenset[str] = frozenset(
     {
@@ -151,12 +155,12 @@ class _Machine:
         self._marks: list[int] = []
         self._storages: dict[str, _Storage] = {}
         self._unknown_names: list[str] = []
+        self._steps = 0
 
     def run(self, stream: IO[bytes]) -> Any:
         stack, memo = self._stack, {}
-        for count, (opcode, argument, _position) in enumerate(pickletools.genops(stream)):
-            if count >= MOST_OPCODES:
-                raise Refused(f"it has more than {MOST_OPCODES:,} opcodes, and weights never need so many")
+        for opcode, argument, _position in pickletools.genops(stream):
+            self._count(1)
             name = opcode.name
             if name in _PUSH_ARGUMENT:
                 stack.append(_plain(argument))
@@ -175,6 +179,11 @@ class _Machine:
             ):
                 raise ValueError(f"{name} is no opcode that torch.save writes")
         return stack.pop()
+
+    def _count(self, steps: int) -> None:
+        self._steps += steps
+        if self._steps > MOST_OPCODES:
+            raise Refused(f"it has more than {MOST_OPCODES:,} opcodes, and weights never need so many")
 
     def refuse_names(self) -> None:
         names = [name if name.isprintable() else ascii(name) for name in dict.fromkeys(self._unknown_names)]
@@ -232,6 +241,9 @@ class _Machine:
                 if opcode == "NEWOBJ_EX":
                     stack.pop()  # arguments by keyword
                 arguments = stack.pop()
+                if type(arguments) is not tuple or len(arguments) > _MOST_ARGUMENTS:
+                    raise ValueError("a call has no arguments, or too many")
+                self._count(sum(len(part) for part in arguments if hasattr(part, "__len__")))
                 stack[-1] = _made_by(stack[-1], arguments)
             case "BUILD":
                 stack.pop()  # the state of an object, which an Inert does not have, and no tensor needs
@@ -264,6 +276,8 @@ class _Machine:
         if view is None:
             return storage
         _key, start, length = view  # torch before 1.0
+        if not all(type(number) is int and 0 <= number <= count for number in (start, length)):
+            raise ValueError("a tensor does not say where its numbers are")
         return _Storage(storage.data[start * dtype.itemsize : (start + length) * dtype.itemsize], dtype)
 
 
@@ -309,10 +323,13 @@ def _made_by(function: Any, arguments: Any) -> Any:
             )
         case "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" | "torch.Size":
             return arguments[0]
-        case (
-            "torch._tensor._rebuild_from_type_v2"
-        ):  # a tensor with attributes: (function, class, arguments, state)
-            return _made_by(arguments[0], arguments[2])
+        case "torch._tensor._rebuild_from_type_v2" as name:
+            # A tensor with attributes: (function, class, arguments, state).
+            function, _class, arguments, _state = arguments
+            is_plain = isinstance(function, Inert) and function.name.startswith(
+                "torch._utils._rebuild_tensor"
+            )
+            return _made_by(function, arguments[:_MOST_ARGUMENTS]) if is_plain else Inert(name)
         case name:
             return Inert(name)
 
@@ -321,6 +338,8 @@ def _tensor(storage: Any, dtype: torch.dtype | None, offset: Any, size: Any, str
     """A tensor over a storage that holds all of it; `Inert` over a storage of another kind."""
     if not isinstance(storage, _Storage):
         return Inert("torch._utils.quantized")
+    if not all(type(sides) is tuple and len(sides) <= _MOST_DIMENSIONS for sides in (size, stride)):
+        raise ValueError(f"the shape of a tensor has more than {_MOST_DIMENSIONS} numbers, or is none")
     if not all(type(number) is int and number >= 0 for number in (offset, *size, *stride)):
         raise ValueError("the shape of a tensor is not made of numbers")
     dtype = dtype or storage.dtype

@@ -90,6 +90,9 @@ def index_of(name: str) -> bytes:
     return json.dumps({"weight_map": {"key": name}}).encode()
 
 
+CALLS = (name_of("collections", "OrderedDict") + b"h\x00\x85R") * 5_000
+FROM_TYPE = name_of("torch._tensor", "_rebuild_from_type_v2")
+
 # What a file is called, how it is made, and what is said about it.
 FILES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "nested tuples as a key": (
@@ -130,6 +133,45 @@ FILES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         "a.ckpt",
         lambda path: zip_of(program(b"]" * 20_000, b"a" * 19_999), path),
         "holds a list",
+    ),
+    "one long list, made a dictionary over and over": (
+        "a.ckpt",
+        lambda path: zip_of(
+            program(b"(]q\x00(", b"K\x01K\x02\x86" * 9_000, b"e", CALLS, b"t"),
+            path,
+        ),
+        "more than 80,000 opcodes",
+    ),
+    "a call with long arguments": (
+        "a.ckpt",
+        lambda path: zip_of(
+            program(name_of("torch._utils", "_rebuild_tensor_v2"), b"(", b"K\x01" * 9_000, b"tR"), path
+        ),
+        "no arguments, or too many",
+    ),
+    "a tensor of many dimensions": (
+        "a.ckpt",
+        lambda path: zip_of(
+            reaching(b"(" + b"K\x01" * 65 + b"t", b"(" + b"K\x01" * 65 + b"t"), path, {"data/0": bytes(16)}
+        ),
+        "more than 64 numbers",
+    ),
+    "a tensor that is made as itself": (
+        "a.ckpt",
+        lambda path: zip_of(program(b"}", text("odd"), FROM_TYPE, b"q\x00(h\x00N", b"(h\x00N)NtNtRs"), path),
+        "odd is not a plain dense tensor",
+    ),
+    "a view that begins before its numbers": (
+        "a.ckpt",
+        lambda path: zip_of(
+            program(
+                *(b"(", text("storage"), name_of("torch", "FloatStorage"), text("0"), text("cpu"), b"K\x04"),
+                *(b"(", text("1"), b"J\xff\xff\xff\xff", b"K\x04ttQ"),
+            ),
+            path,
+            {"data/0": bytes(16)},
+        ),
+        "does not say where its numbers are",
     ),
     "opcodes without end": (
         "a.ckpt",

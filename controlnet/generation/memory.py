@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import torch
@@ -158,3 +159,11 @@ def _window(piece: Tensor, overlap: int) -> Tensor:
         position = torch.arange(1, length + 1, device=piece.device, dtype=torch.float32)
         ramps.append((torch.minimum(position, position.flip(0)) / (overlap + 1)).clamp(max=1))
     return torch.outer(*ramps).to(piece.dtype)
+
+
+def give_back_memory() -> None:
+    """Let the system have main memory that was freed. glibc keeps it, once for each thread that ever worked;
+    other C libraries have no such call, and are left alone. Takes some 30 ms in a process of 1 GB.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

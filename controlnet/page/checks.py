@@ -6,6 +6,7 @@ nothing, and a program gets ``{"error": null}``.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from gradio.block_function import BlockFunction
 from gradio.state_holder import SessionState
 from gradio_client import utils as client_utils
 
+from controlnet.generation.memory import give_back_memory
 from controlnet.generation.request import short_repr
 from controlnet.page.uploads import is_uploaded, one_line
 
@@ -30,13 +32,19 @@ class Page(gr.Blocks):
         Raises:
             gr.Error: with one sentence for the person, whatever went wrong.
         """
+        goes_on = False
         try:
-            return await super().process_api(*arguments, **named)
+            answer = await super().process_api(*arguments, **named)
+            goes_on = answer["is_generating"]
+            return answer
         except gr.Error as error:
             error.print_exception = False
             raise
         except Exception as error:
             raise gr.Error(one_line(error), print_exception=False) from None
+        finally:
+            if not goes_on:  # nobody waits for it
+                asyncio.get_running_loop().run_in_executor(None, give_back_memory)
 
     async def preprocess_data(
         self,

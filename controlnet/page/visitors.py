@@ -55,6 +55,13 @@ class Sessions(StateHolder):
             key=lambda session: (not self.listeners[session], counts[self.addresses.get(session, "")]),
         )
 
+    def answered(self, event_id: str) -> None:
+        """A call's answer was fetched: a session that was made for this call alone is needed no more."""
+        with self.lock:
+            waits = self.blocks._queue.pending_event_ids_session.get(event_id)
+            if event_id in self.session_data and not waits and not self.listeners[event_id]:
+                self._forget(event_id)
+
     def _address_of(self, session_id: str) -> str:
         """Where a session comes from. The queue works outside the request, but remembers it."""
         event = self.blocks._queue.event_ids_to_events.get(session_id)
@@ -103,6 +110,8 @@ class Reception:
         finally:
             listeners[session] -= 1
             listeners += Counter()  # forgets those at zero
+            if "/call/" in scope["path"]:
+                state.answered(session)
 
 
 def listening_session(scope: Scope) -> str:

@@ -6,7 +6,7 @@ import logging
 import shutil
 import signal
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import CheckpointIO
 
+from controlnet.conditions import ConditionError
 from controlnet.training.data.records import DataError
 from ldm.torch_files import read_torch_file
 from ldm.weights import WeightsError, atomic_write, system_error
@@ -41,10 +42,18 @@ class AtomicCheckpointIO(CheckpointIO):
     Args:
         kept: names of the weights to save; None saves all. Optimizer states are always those of the trained
             weights.
+        choices: settings that say what is trained and how, saved with it: by their names, plain data.
+        model: that goes on, to see beforehand whether a checkpoint is of it; None does not look.
     """
 
-    def __init__(self, kept: Collection[str] | None = None):
+    def __init__(
+        self,
+        kept: Collection[str] | None = None,
+        choices: Mapping[str, Any] | None = None,
+        model: torch.nn.Module | None = None,
+    ):
         self.kept = None if kept is None else frozenset(kept)
+        self.choices, self.model = dict(choices or {}), model
         self.last_saved: Path | None = None
 
     def save_checkpoint(
@@ -52,6 +61,7 @@ class AtomicCheckpointIO(CheckpointIO):
     ) -> None:
         """Raises CheckpointError, with the last good checkpoint, when the file system refuses."""
         path = Path(path)
+        checkpoint = {**checkpoint, "choices": self.choices}
         if self.kept is not None:
             state = checkpoint["state_dict"]
             checkpoint = {
@@ -85,7 +95,8 @@ class AtomicCheckpointIO(CheckpointIO):
         """Always weights-only, whatever is asked for.
 
         Raises:
-            WeightsError: the file is missing, is no checkpoint of a training run, or holds more than data.
+            WeightsError: the file is missing, is no checkpoint of a training run, holds more than data, or is
+                of a run that trained something else.
         """
         path = Path(path)
         if not path.is_file():
@@ -106,14 +117,49 @@ class AtomicCheckpointIO(CheckpointIO):
                 f"{path}: these are weights without the state of a training run. To start from them use "
                 "--base."
             )
-        lacking = sorted((self.kept or frozenset()) - checkpoint["state_dict"].keys())
+        self._check_choices(path, checkpoint)
+        self._check_weights(path, checkpoint["state_dict"])
+        return checkpoint
+
+    def _check_choices(self, path: Path, checkpoint: Mapping[str, Any]) -> None:
+        """States of optimizers go with the weights that they were made for, in number and order."""
+        then = checkpoint.get("choices")
+        then = then if isinstance(then, dict) else {}  # none in checkpoints of earlier versions
+        differences = [
+            f"{name} was {then[name]} and is {value} now"
+            for name, value in self.choices.items()
+            if name in then and then[name] != value
+        ]
+        states = checkpoint.get("optimizer_states")
+        if not differences and self.model is not None and isinstance(states, list) and states:
+            count = sum(len(group["params"]) for state in states for group in state["param_groups"])
+            now = sum(parameter.requires_grad for parameter in self.model.parameters())
+            if count != now:
+                names = ", ".join(self.choices)
+                differences = [f"{count} weights then, {now} now; look at {names} and the model"]
+        if differences:
+            raise WeightsError(
+                f"{path}: this run trained something else: {'; '.join(differences)}. Go on with the settings "
+                "of then, or begin a new run from its weights with --base."
+            )
+
+    def _check_weights(self, path: Path, state: Mapping[str, Any]) -> None:
+        shapes = {} if self.model is None else {k: v.shape for k, v in self.model.state_dict().items()}
+        wanted = set(shapes) if self.kept is None else self.kept
+        lacking = sorted(wanted - state.keys())
         if lacking:
             raise WeightsError(
-                f"{path}: {len(lacking)} of the weights to train are not in this checkpoint "
+                f"{path}: {len(lacking)} of the model's weights are not in this checkpoint "
                 f"({', '.join(lacking[:3])} …). "
-                "Was it made with other settings of sd_locked, or of another model?"
+                "Was it made with other settings of save or sd_locked, or of another model?"
             )
-        return checkpoint
+        others = [name for name in shapes if name in state and state[name].shape != shapes[name]]
+        others += sorted(state.keys() - shapes.keys()) if shapes else []
+        if others:
+            raise WeightsError(
+                f"{path}: this is a checkpoint of another model: {len(others)} of its weights are unknown or "
+                f"of another shape here ({', '.join(others[:3])} …). Give the model that it was made with."
+            )
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
@@ -123,9 +169,9 @@ class SaveLast(pl.Callback):
     """Saves ``last.ckpt`` every N optimizer steps, at the end, and before a stop.
 
     Ctrl-C and SIGTERM let the step finish, save, and end the run cleanly; a second Ctrl-C stops at once. A
-    DataError, such as of a picture that broke, gets the checkpoint into its text. What is saved is always the
-    state behind a step, never between two batches of one accumulated gradient. It must come after the
-    callback that averages the weights.
+    DataError, such as of a picture that broke, or a ConditionError gets the checkpoint into its text. What is
+    saved is always the state behind a step, never between two batches of one accumulated gradient. It must
+    come after the callback that averages the weights.
 
     Args:
         path: of the checkpoint.
@@ -173,7 +219,7 @@ class SaveLast(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Data that cannot be read are no reason to lose what was learnt: all processes meet here at once."""
-        if not isinstance(exception, DataError) or self._progress is None:
+        if not isinstance(exception, DataError | ConditionError) or self._progress is None:
             return
         end = f"Mend the file, then go on with --resume {self.path}"
         try:

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from cldm.cldm import ControlLDM
 from cldm.logger import ImageLogger
 from cldm.model import create_model, load_model
+from controlnet.conditions import ConditionError
 from controlnet.conditions.seg.areas import AreaBalance
 from controlnet.pictures import PictureError
 from controlnet.training.callbacks import (
@@ -48,6 +49,9 @@ from ldm.util import instantiate_from_config
 from ldm.weights import WeightsError
 
 logger = logging.getLogger(__name__)
+
+WHAT_IS_TRAINED = ("sd_locked", "only_mid_control", "train_text", "decoder_only", "optimizer")
+"""Settings that a resumed run cannot change."""
 
 
 def make_model(settings: Settings) -> TrainedModule:
@@ -247,7 +251,13 @@ def make_trainer(settings: Settings, model: pl.LightningModule, *extra_callbacks
         limit_val_batches=None if settings.val else 0,
         num_sanity_val_steps=0,
         callbacks=[*_callbacks(settings, model), *extra_callbacks],
-        plugins=[AtomicCheckpointIO(trained if settings.save == "control-only" else None)],
+        plugins=[
+            AtomicCheckpointIO(
+                trained if settings.save == "control-only" else None,
+                choices={name: getattr(settings, name) for name in WHAT_IS_TRAINED},
+                model=model,
+            )
+        ],
         logger=[
             TensorBoardLogger(settings.output, name="tensorboard"),
             CSVLogger(settings.output, name="metrics"),
@@ -291,6 +301,7 @@ def faults_reported() -> Iterator[None]:
         SettingsError,
         DefinitionError,
         PictureError,
+        ConditionError,
         WeightsError,
         CheckpointError,
         NonFiniteError,

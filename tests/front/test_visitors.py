@@ -107,18 +107,21 @@ def test_an_open_tab_is_kept_also_where_all_come_from_one_address(page):
     assert last.is_over
 
 
-def test_calls_without_a_session_count_for_the_one_who_made_them(page):
+def test_calls_without_a_session_count_for_the_one_who_made_them_until_their_answer_is_fetched(page):
     victim = Visitor(page.local_url, "127.0.0.1", "victim")
     victim.begin(begin_function(page))
     other = Visitor(page.local_url, "127.0.0.2" if sys.platform == "linux" else "127.0.0.1", "")
+    sessions, queue = page.state_holder, page._queue
     with victim.open_tab():
-        for _ in range(2 * CAPACITY):
-            answer = other.http.post(f"{other.url}/call/detect", json={"data": []})
-            other.http.get(f"{other.url}/call/detect/{answer.json()['event_id']}")
-        sessions = page.state_holder
+        calls = [other.http.post(f"{other.url}/call/detect", json={"data": []}) for _ in range(2 * CAPACITY)]
+        last = calls[-1].json()["event_id"]
+        wait_until(lambda: not len(queue) and last in sessions.session_data)
         assert "victim" in sessions.session_data and len(sessions.session_data) == CAPACITY
-        queue = page._queue
         assert set(queue.pending_messages_per_session) <= {*sessions.session_data, "victim"}
+        for event in set(sessions.session_data) - {"victim"}:
+            assert "event: error" in other.http.get(f"{other.url}/call/detect/{event}").text
+        wait_until(lambda: set(sessions.session_data) == {"victim"})
+        assert not queue.pending_messages_per_session
 
 
 def wait_until(condition) -> None:

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from tiny_training import metrics, tiny_settings
+from tiny_training import control_model, metrics, tiny_settings, write_model
 
 import tutorial_train
 from controlnet.training.data.dataset import ControlDataset
@@ -21,6 +22,7 @@ from controlnet.training.data.records import DataError
 from controlnet.training.make_fill50k import make_fill50k
 from controlnet.training.run import faults_reported, train
 from controlnet.training.settings import Settings
+from ldm.weights import WeightsError
 
 
 class Break(pl.Callback):
@@ -131,17 +133,66 @@ def odd_data(folder: Path) -> str:
     return str(folder)
 
 
+def noise_as_hint(folder: Path) -> str:
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(folder / "noise.png")
+    row = {"source": "noise.png", "target": "noise.png", "prompt": ""}
+    (folder / "prompt.json").write_text(f"{json.dumps(row)}\n" * 4)
+    return str(folder)
+
+
+def larger(settings: Settings) -> str:
+    node = control_model()
+    node["params"]["control_stage_config"]["params"]["context_dim"] = 64
+    node["params"]["unet_config"]["params"]["context_dim"] = 64
+    return write_model(Path(settings.model).with_name("larger.yaml"), node)
+
+
+def without_choices(path: Path) -> None:
+    """A checkpoint as earlier versions wrote it."""
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["choices"]
+    torch.save(checkpoint, path)
+
+
+def test_checkpoints_of_earlier_versions_and_of_other_kinds_end_in_one_line(tmp_path: Path) -> None:
+    first = tiny_settings(tmp_path, max_steps=1, save="control-only")
+    train(first)
+    with pytest.raises(WeightsError, match=r"not in this checkpoint .* settings of save"):
+        train(tiny_settings(tmp_path, max_steps=2, save="whole", resume="last"))
+    without_choices(first.last_checkpoint)
+    with pytest.raises(WeightsError, match=r"last.ckpt: .* weights then, .* now; look at sd_locked"):
+        train(tiny_settings(tmp_path, max_steps=2, save="control-only", resume="last", sd_locked=True))
+    train(tiny_settings(tmp_path, max_steps=2, save="control-only", resume="last"))
+    assert torch.load(first.last_checkpoint, weights_only=True)["global_step"] == 2
+
+
 def test_data_and_settings_that_do_not_fit_end_without_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = tiny_settings(tmp_path, max_steps=1, output=str(tmp_path / "first"))
     train(first)
     common = f"--model {first.model} --base none --no-sd-locked --accelerator cpu --no-progress --workers 0"
+    common += " --max-steps 2"
     for options, reason in {
         f"--data {first.data} --resolution 100": "multiple of 64, got 100",
         f"--data {first.data} --buckets": "buckets need a resolution",
         f"--data {odd_data(tmp_path)}": "1 pictures have sides that are no multiples of 64",
         f"--data {first.data} --output {first.output} --resume --batch-size 3": "batch size 2 then, 3 now",
+        f"--data {first.data} --output {first.output} --resume --sd-locked": (
+            r"^/.*last.ckpt: .* sd_locked was False and is True now\. .*--base\.$"
+        ),
+        f"--data {first.data} --output {first.output} --resume --only-mid-control": (
+            "only_mid_control was False and is True now"
+        ),
+        f"--data {first.data} --output {first.output} --resume --optimizer muon": "adamw and is muon",
+        f"--data {first.data} --output {first.output} --resume --model {larger(first)}": (
+            "a checkpoint of another model: .* of another shape here"
+        ),
+        f"--data {noise_as_hint(tmp_path / 'noise')} --area-balance 0.5": (
+            r"^A hint has \d+ colours; area_balance is for maps of flat colours"
+        ),
         f"--data {first.data} --first-time-step 5000": "the model has 1000 time steps",
     }.items():
         arguments = [*common.split(), "--output", str(tmp_path / "out"), *options.split()]

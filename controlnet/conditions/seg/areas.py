@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from controlnet.conditions.base import ConditionError
+
 MOST_COLORS = 1024
 
 
@@ -46,7 +48,7 @@ def area_weights(hint: torch.Tensor, power: float) -> torch.Tensor:
         ``[B, 1, h, w]``, float32, mean 1 for each of the B.
 
     Raises:
-        ValueError: a hint has more than `MOST_COLORS` colours, so it is no map.
+        ConditionError: a hint has more than `MOST_COLORS` colours, so it is no map.
     """
     levels = (hint[..., ::2, ::2] * 255).round().long()  # [B, C, 4h, 4w]: a quarter of the pixels is enough
     codes = levels[:, 0]
@@ -56,7 +58,7 @@ def area_weights(hint: torch.Tensor, power: float) -> torch.Tensor:
     for code in codes:
         colors, place, pixels = code.unique(return_inverse=True, return_counts=True)
         if len(colors) > MOST_COLORS:
-            raise ValueError(
+            raise ConditionError(
                 f"A hint has {len(colors)} colours; area_balance is for maps of flat colours, with "
                 f"{MOST_COLORS} at most. Set it to 0, or hint_kind to color-map where maps are resized."
             )
