@@ -84,9 +84,14 @@ def test_train_has_the_settings_of_the_tutorial():
 def test_models_says_what_is_there_and_how_to_get_the_rest(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("ldm.files.ROOT", tmp_path)
     monkeypatch.setenv("CONTROLNET_HOME", str(tmp_path))
+    (tmp_path / "annotator/ckpts").mkdir(parents=True)
+    for name in ("hed_tiny.safetensors", "mlsd_large_512_fp32.pth"):
+        (tmp_path / "annotator/ckpts" / name).touch()
     assert cli.main(["models"]) == 0
     out = capsys.readouterr().out
     assert f"sd15 (missing): {tmp_path}/models/control_sd15_seg.pth" in out
     assert re.search(r"^  canny +control control_sd15_canny +detector ready$", out, re.MULTILINE)
     assert re.search(r"^  depth +control control_sd15_depth +detector dpt_hybrid", out, re.MULTILINE)
+    assert re.search(r"^  hed +.* detector ready, with hed_tiny; released: ControlNetHED$", out, re.MULTILINE)
+    assert re.search(r"^  hough +.* detector ready$", out, re.MULTILINE)
     assert out.splitlines()[-1].endswith("weights fetch NAME")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from controlnet.conditions import DEFAULT, Condition, all_conditions
 from controlnet.generation.devices import ModelError
@@ -70,7 +71,12 @@ def control_state(files: ModelFiles, condition: Condition) -> str:
 
 
 def detector_state(files: ModelFiles, condition: Condition) -> str:
-    """Whether the condition's detector can work; else the name to fetch."""
+    """Whether the condition's detector can work, with another file than the released one if so; else the name
+    to fetch.
+    """
     if condition.name == DEFAULT:
         return "ready" if files.detector_weights.exists() else files.detector_weights.stem
+    file, names = condition.detector_file(), condition.checkpoint_names()
+    if file is not None and file.name != names[0]:
+        return f"ready, with {file.stem}; released: {Path(names[0]).stem}"
     return condition.missing_weights() or "ready"

@@ -223,13 +223,24 @@ class Condition:
         """Names of such files, best first."""
         return tuple(f"{stem}{suffix}" for stem in cls.control_stems() for suffix in (".safetensors", ".pth"))
 
+    def checkpoint_names(self) -> tuple[str, ...]:
+        """File names of the detector's network in ``annotator/ckpts``, the released one first; none where it
+        has no network.
+        """
+        return getattr(self.detector, "checkpoint_names", ())
+
+    def detector_file(self) -> Path | None:
+        """The file that the detector's network is read from; None where none is there, or none is needed."""
+        names = self.checkpoint_names()
+        path = find_file(*(f"annotator/ckpts/{name}" for name in names)) if names else None
+        return path if path is not None and path.is_file() else None
+
     def missing_weights(self) -> str:
         """Stem of the file that the detector's network lacks, or nothing where one is there or none is
         needed.
         """
-        names = getattr(self.detector, "checkpoint_names", ())
-        there = any(find_file(f"annotator/ckpts/{name}").is_file() for name in names)
-        return "" if there or not names else Path(names[0]).stem
+        names = self.checkpoint_names()
+        return Path(names[0]).stem if names and self.detector_file() is None else ""
 
     @classmethod
     def checked_options(cls, options: Mapping[str, Any]) -> dict[str, float]:

@@ -33,9 +33,9 @@ class Scribble(Condition):
     def load(self) -> None:
         """There is no network."""
 
-    def missing_weights(self) -> str:
-        """Nothing: there is no network."""
-        return ""
+    def checkpoint_names(self) -> tuple[str, ...]:
+        """None: there is no network."""
+        return ()
 
     def detect(self, picture: np.ndarray, invert: float = 0) -> Hint:
         """uint8 RGB ``[H, W, 3]`` -> uint8 ``[H, W]``."""

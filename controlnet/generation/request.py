@@ -176,9 +176,10 @@ def definite(value: _Setting | None) -> _Setting:
 
 def default_detect_resolution(condition: Condition | type[Condition], resolution: int) -> int:
     """The original's size for the detector, made for results of 512 pixels, in proportion to the
-    model's size.
+    model's size; never less than a request may ask for.
     """
-    return round((condition.detect_resolution or 512) * resolution / 512)
+    least = int(RANGES["detect_resolution"][0])
+    return max(least, round((condition.detect_resolution or 512) * resolution / 512))
 
 
 def setting_names() -> tuple[str, ...]:

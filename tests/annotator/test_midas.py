@@ -22,6 +22,7 @@ from annotator.midas.config import config_of, dpt_config
 from annotator.midas.doubled import ConvolveDoubled
 from annotator.midas.network import DepthNetwork
 from annotator.midas.released import to_released, to_transformers
+from controlnet.conditions import find_condition
 from ldm.weights import WeightsError, save_state_dict
 
 NARROW = {
@@ -243,3 +244,24 @@ def test_nothing_is_imported_before_the_first_picture_and_nothing_is_printed(che
     command = [sys.executable, "-c", QUIET, str(checkpoint)]
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=120)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_the_released_file_comes_before_the_one_that_ships(
+    state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr("ldm.files.ROOT", tmp_path / "checkout")
+    monkeypatch.setenv("CONTROLNET_HOME", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"dpt_hybrid-midas-501f0c75\.pt: .*are missing\. Fetch them"):
+        MidasDetector(device="cpu").load()
+    folder = tmp_path / "annotator" / "ckpts"
+    folder.mkdir(parents=True)
+    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    save_state_dict(state, folder / "depth_tiny.safetensors")
+    for name in ("depth", "normal"):
+        condition = find_condition(name)(device="cpu")
+        assert (
+            condition.detector_file() == folder / "depth_tiny.safetensors" and not condition.missing_weights()
+        )
+        assert condition.hint(picture, 64, 64).std() > 0
+    (folder / "dpt_hybrid-midas-501f0c75.pt").write_bytes(b"")
+    assert MidasDetector.default_checkpoint().name == "dpt_hybrid-midas-501f0c75.pt"

@@ -13,7 +13,7 @@ from torch import nn
 
 from annotator.openpose import Body, Hand, Keypoint, OpenposeDetector, Person, draw_people
 from annotator.openpose.maps import MAX_INPUT_PIXELS
-from benchmarks.detectors_pose import made_up_maps
+from benchmarks.original_way.openpose import made_up_maps
 from ldm.weights import WeightsError
 
 SIDE = 320

@@ -9,7 +9,7 @@ import pytest
 from annotator.openpose.decoding import Connection, assemble, connect, decode, limb_scores
 from annotator.openpose.maps import Enlarging, network_input, warm_window
 from annotator.openpose.people import LIMBS
-from benchmarks.detectors_pose import decode_as_the_original, made_up_maps
+from benchmarks.original_way.openpose import decode_as_the_original, made_up_maps
 
 
 def enlarging_of(height: int, width: int) -> tuple[Enlarging, tuple[int, int]]:

@@ -18,7 +18,7 @@ from annotator.openpose.util import (
     draw_handpose,
     hand_boxes,
 )
-from benchmarks.detectors_pose import STANDING, draw_as_the_original
+from benchmarks.original_way.openpose import STANDING, draw_as_the_original
 
 CANDIDATE = np.column_stack([STANDING * 200 + (100, 30), np.full(18, 0.9), np.arange(18)])
 SUBSET = np.array([[*range(18), 30.6, 18]], np.float64)

@@ -54,9 +54,9 @@ def legend(tab) -> dict[str, str]:
     return {parts[0]: parts[1] for parts in (row.split("\n") for row in rows) if len(parts) == 2 and parts[1]}
 
 
-def drag(tab, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """A brush stroke between two places of the map, in shares of its sides."""
-    canvas = tab.locator("#editor canvas")
+def drag(tab, start: tuple[float, float], end: tuple[float, float], editor: str = "#editor") -> None:
+    """A brush stroke between two places of the map or drawing, in shares of its sides."""
+    canvas = tab.locator(f"{editor} canvas")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     points = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in (start, end)]

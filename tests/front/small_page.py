@@ -6,10 +6,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import torch
+from pose_stand_ins import body_that_says
 
 from annotator.ade20k import CLASSES
+from annotator.midas import MidasDetector
+from annotator.openpose import OpenposeDetector
+from benchmarks.original_way.openpose import made_up_maps
+from controlnet.conditions import DEFAULT
 from controlnet.generation.generator import Generator
 from controlnet.page.examples import Example
 
@@ -44,6 +51,27 @@ class GatedDetector(ColorDetector):
         return super().labels(picture)
 
 
+class BrightIsNear(torch.nn.Module):
+    """A depth network: inverse depth ``[B, H, W]`` of RGB ``[B, 3, H, W]``."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 100 + 40 * torch.nn.functional.avg_pool2d(x.mean(1), 9, 1, 4)
+
+
+def stand_in(name: str) -> Any:
+    """A detector where none ships: every other condition has its own."""
+    if name == "seg":
+        return ColorDetector()
+    if name in ("depth", "normal"):
+        detector = MidasDetector(device="cpu")
+        detector.model = BrightIsNear()
+        return detector
+    if name == "openpose":
+        fields, heat = (torch.from_numpy(maps)[None] for maps in made_up_maps(1, 23, 23))
+        return OpenposeDetector(body_that_says(fields, heat))
+    return None
+
+
 def draw(height: int = 64, width: int = 64) -> np.ndarray:
     """Sky over grass with a house, uint8 RGB, in the colours that `ColorDetector` knows."""
     picture = np.empty((height, width, 3), np.uint8)
@@ -53,11 +81,20 @@ def draw(height: int = 64, width: int = 64) -> np.ndarray:
     return picture
 
 
-def start(generator: Generator, *options: str, examples: Sequence[Example] = ()) -> Iterator[str]:
-    """Serve the page on a free port of this machine; yields its address."""
+def drawing() -> np.ndarray:
+    """Dark lines on paper, uint8 RGB ``[64, 64, 3]``."""
+    paper = np.full((64, 64, 3), 240, np.uint8)
+    paper[40:43, 8:56] = paper[16:40, 30:33] = 10
+    return paper
+
+
+def start(
+    generator: Generator, *options: str, examples: Sequence[Example] = (), condition: str = DEFAULT
+) -> Iterator[str]:
+    """Serve the page, opened on a condition, on a free port of this machine; yields its address."""
     from controlnet.page import app
 
-    page = app.build_page(generator, examples)
+    page = app.build_page(generator, examples, condition)
     arguments = app.parse_arguments(list(options))
     _, url, _ = app.serve(page, arguments, prevent_thread_lock=True, quiet=True)
     try:

@@ -11,17 +11,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path as LocalPath
 
 import httpx
 import numpy as np
 import pytest
 from cog import Path
 from front.conftest import ROOT
-from front.small_page import ColorDetector, draw
+from front.small_page import ColorDetector, draw, drawing, stand_in
 from PIL import Image
 
 import predict
 from annotator.ade20k import colorize
+from controlnet.conditions import ConditionError, find_condition
 from controlnet.generation.generator import Generator
 from controlnet.generation.png import read_request, save_png
 from controlnet.generation.request import Request, RequestError
@@ -43,6 +46,7 @@ PUBLIC = {
 }
 
 
+TYPES = ("canny", "depth", "hed", "mlsd", "normal", "openpose", "scribble", "seg")
 OPTIONS = ("low_threshold", "high_threshold", "bg_threshold", "value_threshold", "distance_threshold")
 
 
@@ -138,9 +142,15 @@ def test_a_hint_that_no_run_can_use_is_refused(predictor, house, tmp_path):
         predictor.predict(house, "", hint=Path(tmp_path / "map.png"))
 
 
-@pytest.fixture(scope="module")
-def cog_server(model_options, tmp_path_factory) -> Iterator[str]:
-    """Cog's HTTP server over the small model with a real detector, in a process of its own."""
+def test_a_type_that_does_not_exist_is_refused_before_anything_loads(monkeypatch):
+    monkeypatch.setenv("CONTROLNET_TYPE", "sketch")
+    with pytest.raises(ConditionError, match=r"no condition 'sketch'; known are canny"):
+        predict.Predictor().setup()
+
+
+@contextmanager
+def served(predictor: str, model_options: list[str], folder, **more: str) -> Iterator[str]:
+    """Cog's HTTP server over a predictor, in a process of its own; yields its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -150,10 +160,12 @@ def cog_server(model_options, tmp_path_factory) -> Iterator[str]:
             [str(Path(sys.executable).parent), os.environ["PATH"]]
         ),  # Cog starts "python"
         "PORT": str(port),
-        "COG_PREDICT_TYPE_STUB": "predict.py:Predictor",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "COG_PREDICT_TYPE_STUB": predictor,
         "CONTROLNET_OPTIONS": shlex.join(model_options),
+        **more,
     }
-    log = (tmp_path_factory.mktemp("cog") / "log").open("w+b")
+    log = (folder / "log").open("w+b")
     command = [sys.executable, "-m", "cog.server.http", "--host", "127.0.0.1"]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}"
@@ -175,11 +187,71 @@ def cog_server(model_options, tmp_path_factory) -> Iterator[str]:
         log.close()
 
 
-def test_through_cogs_own_server(cog_server):
+@pytest.fixture(scope="module")
+def cog_server(model_options, tmp_path_factory) -> Iterator[str]:
+    """The predictor over the small model with a real detector."""
+    with served("predict.py:Predictor", model_options, tmp_path_factory.mktemp("cog")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def server_of_every_type(model_options, tmp_path_factory) -> Iterator[tuple[str, LocalPath]]:
+    """A predictor that is set up as the type that a file names, and that file."""
+    folder = tmp_path_factory.mktemp("cog")
+    (folder / "type").write_text("seg")
+    with served(
+        "tests/front/every_type.py:EveryType", model_options, folder, TYPE_FILE=str(folder / "type")
+    ) as url:
+        yield url, folder / "type"
+
+
+def data_url(picture: np.ndarray) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(draw(256, 256)).save(buffer, format="PNG")
-    picture = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    settings = {"image": picture, "prompt": "a house", "image_resolution": "256", "ddim_steps": 1, "seed": 3}
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def picture_of(url: str) -> io.BytesIO:
+    return io.BytesIO(base64.b64decode(url.partition(",")[2]))
+
+
+OWN = {
+    "canny": {"low_threshold": 20, "high_threshold": 60},
+    "normal": {"bg_threshold": 0.2},
+    "mlsd": {"value_threshold": 0.05, "distance_threshold": 2.0},
+}
+"""Inputs that only one type has."""
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_type_through_cogs_own_server(server_of_every_type, kind):
+    url, wanted = server_of_every_type
+    wanted.write_text(kind)
+    settings = {
+        "prompt": "a house",
+        "image_resolution": "256",
+        "ddim_steps": 1,
+        "seed": 3,
+        **OWN.get(kind, {}),
+    }
+    picture = drawing() if kind == "scribble" else draw(256, 256)
+    settings |= {"image": data_url(picture), "detect_resolution": 256}
+    answer = httpx.post(f"{url}/predictions", json={"input": settings}, timeout=300).json()
+    assert answer["status"] == "succeeded", answer
+    shown, result = map(picture_of, answer["output"])
+    request = read_request(result)
+    assert request.condition == predict.TYPES.get(kind, kind)
+    assert request.options == OWN.get(kind, request.options)
+    condition = find_condition(request.condition)(stand_in(request.condition), "cpu")
+    expected = condition.hint(picture, 256, 256, **request.options)
+    np.testing.assert_array_equal(request.hint, expected)
+    np.testing.assert_array_equal(np.asarray(Image.open(shown)), condition.show(expected))
+    assert Image.open(result).size == (256, 256) and expected.min() < expected.max()
+
+
+def test_through_cogs_own_server(cog_server):
+    settings = {"prompt": "a house", "image_resolution": "256", "ddim_steps": 1, "seed": 3}
+    settings["image"] = data_url(draw(256, 256))
 
     def ask(**changes) -> dict:
         return httpx.post(
@@ -188,9 +260,9 @@ def test_through_cogs_own_server(cog_server):
 
     answer = ask()
     assert answer["status"] == "succeeded", answer
-    detected, result = (base64.b64decode(url.partition(",")[2]) for url in answer["output"])
-    assert Image.open(io.BytesIO(detected)).size == Image.open(io.BytesIO(result)).size == (256, 256)
-    assert read_request(io.BytesIO(result)).seed == 3
+    detected, result = map(picture_of, answer["output"])
+    assert Image.open(detected).size == Image.open(result).size == (256, 256)
+    assert read_request(result).seed == 3
     assert ask()["output"] == answer["output"]
     refused = ask(scale=99.0)
     assert refused["status"] == "failed" and "scale must be from 0.1 to 30.0" in refused["error"]

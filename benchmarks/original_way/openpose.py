@@ -1,20 +1,16 @@
-"""Time of the pose detector against the original's way: the networks, people in the maps, hands, the drawing.
+"""OpenPose: layers as torch runs them, all 57 maps enlarged to the size of the picture, each blurred, loops
+over pairs of joints and over the points between them, and the whole picture blended for each limb.
 
-    python -m benchmarks.detectors_pose [--size 512] [--people 3] [--repeats 5] [--processor-time]
-
-The original's way: layers as torch runs them, all 57 maps enlarged to the size of the picture, each blurred,
-loops over pairs of joints and over the points between them, and the whole picture blended for each limb.
-Weights are random and people are made up, so nothing is downloaded. Both sides must find the same people and
-draw the same picture.
+Weights are random and people are made up.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -27,8 +23,15 @@ from annotator.openpose.maps import BOX_SIZE, Enlarging, network_input
 from annotator.openpose.model import bodypose_model, handpose_model
 from annotator.openpose.people import LIMBS, people_of
 from annotator.openpose.util import DRAWN_LIMBS, LIMB_COLORS, draw_people
-from benchmarks.measure import Clock, cpu_seconds, interleaved, machine, median, seconds
+from benchmarks.original_way import Differ, Pair, equal_values, random_weights, relative_difference
 from ldm.packing import pack_weights
+
+PEOPLE = 3
+"""In the made-up maps."""
+
+Call = Callable[[], object]
+Found = tuple[np.ndarray, np.ndarray]
+"""``candidate`` and ``subset``, as ``Body`` gives them."""
 
 STANDING = np.array([
     (0.00, 0.10), (0.00, 0.20), (-0.12, 0.20), (-0.18, 0.36), (-0.22, 0.50), (0.12, 0.20), (0.18, 0.36),
@@ -60,9 +63,7 @@ def made_up_maps(people: int, rows: int, columns: int, seed: int = 0) -> tuple[n
     return (fields + noise[:38]).astype(np.float32), (heat + noise[38:]).astype(np.float32)
 
 
-def decode_as_the_original(
-    fields: np.ndarray, heat: np.ndarray, enlarging: Enlarging
-) -> tuple[np.ndarray, np.ndarray]:
+def decode_as_the_original(fields: np.ndarray, heat: np.ndarray, enlarging: Enlarging) -> Found:
     """The peer of ``decode``: the same people, found at full size, pair by pair and point by point."""
     fields, heat = (_enlarge_all(maps, enlarging) for maps in (fields, heat))
     found: list[list[tuple[float, float, float, int]]] = []
@@ -138,92 +139,66 @@ def draw_as_the_original(candidate: np.ndarray, subset: np.ndarray, height: int,
     return canvas
 
 
-def compare_networks(device: torch.device, clock: Clock, repeats: int) -> None:
-    """Body and hand network in fp32: as torch runs them, and with packed weights and channels last."""
-    picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    for name, kind, scale in (
-        ("body", bodypose_model, 0.5),
-        ("hand, one of four sizes", handpose_model, 1.0),
-    ):
-        torch.manual_seed(0)
-        eager = kind().to(device).eval().requires_grad_(False)
-        ours = copy.deepcopy(eager).to(memory_format=torch.channels_last)
-        pack_weights(ours)
-        x = network_input(picture, scale * BOX_SIZE)[0].to(device)
-        _report(name, {"ours": _run(ours, x), "original's way": _run(eager, x)}, clock, repeats)
+def pose(folder: Path, size: int, device: torch.device, dtype: torch.dtype) -> Iterator[Pair]:
+    """The detector's parts, and all that it does for the bodies in a picture."""
+    picture = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    x, enlarging = network_input(picture, 0.5 * BOX_SIZE)
+    body = network_pair("pose: the body's network", bodypose_model(), x.to(device), dtype)
+    yield body
+    hand_x, _ = network_input(picture, 1.0 * BOX_SIZE)  # the second of four sizes
+    yield network_pair("pose: the hand's network", handpose_model(), hand_x.to(device), dtype)
 
-
-def _run(network: nn.Module, x: torch.Tensor) -> Callable[[], object]:
-    return torch.inference_mode()(lambda: network(x))
-
-
-def compare_decoding(size: int, people: int, clock: Clock, repeats: int) -> None:
-    """People in maps of a square picture, and their skeletons."""
-    _, enlarging = network_input(np.zeros((size, size, 3), np.uint8), 0.5 * BOX_SIZE)
-    maps = made_up_maps(people, 23, 23)
-    candidate, subset = decode(*maps, enlarging)
-    expected = decode_as_the_original(*maps, enlarging)
-    if not all(np.allclose(*pair, atol=1e-4) for pair in zip((candidate, subset), expected, strict=True)):
-        raise RuntimeError("the two sides find different people: the times cannot be compared")
-    found = people_of(candidate, subset)
-    if not np.array_equal(
-        draw_people(found, size, size), draw_as_the_original(candidate, subset, size, size)
-    ):
-        raise RuntimeError("the two sides draw different pictures: the times cannot be compared")
-    sides = {
-        "ours": lambda: decode(*maps, enlarging),
-        "original's way": lambda: decode_as_the_original(*maps, enlarging),
-    }
-    _report(f"decoding, {len(subset)} people, {len(candidate)} joints", sides, clock, repeats)
-    sides = {
-        "ours": lambda: draw_people(people_of(candidate, subset), size, size),
-        "original's way": lambda: draw_as_the_original(candidate, subset, size, size),
-    }
-    _report(f"drawing, {len(subset)} people", sides, clock, repeats)
-
-
-def compare_pose(sizes: Sequence[int], people: int, device: torch.device, clock: Clock, repeats: int) -> None:
-    """All the parts of the pose detector, for square pictures."""
-    compare_networks(device, clock, repeats)  # they see every picture at the same size
-    for size in sizes:
-        print(f"{size}x{size} pixels")
-        compare_decoding(size, people, clock, repeats)
-
-
-def _report(name: str, sides: dict[str, Callable[[], object]], clock: Clock, repeats: int) -> None:
-    """Print the times of two sides, ours first."""
-    for side in sides.values():
-        side()  # warms up
-    times = interleaved({label: lambda s=side: clock(s) for label, side in sides.items()}, repeats)
-    ours, original = map(median, times.values())
-    for label, each in times.items():
-        spread = f"{min(each):.4f} to {max(each):.4f}"
-        print(f"{name}: {label:14} {median(each):8.4f} s ({spread})")
-    print(f"{name}: ratio {original / ours:.2f} x")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, nargs="+", default=[512], help="side of the picture, in pixels")
-    parser.add_argument("--people", type=int, default=3, help="in the made-up maps")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="of torch and OpenCV on a CPU")
-    parser.add_argument(
-        "--processor-time",
-        action="store_true",
-        help="count processor time of one thread: for a CPU that is busy",
+    maps = made_up_maps(PEOPLE, 23, 23)
+    decoding = Pair(
+        "pose: who is there",
+        lambda: decode(*maps, enlarging),
+        lambda: decode_as_the_original(*maps, enlarging),
+        same_people,
     )
-    options = parser.parse_args()
-    device = torch.device(options.device)
-    if options.processor_time or options.threads:
-        threads = 1 if options.processor_time else options.threads
-        torch.set_num_threads(threads)
-        cv2.setNumThreads(threads)
-    clock = cpu_seconds if options.processor_time else lambda function: seconds(function, device)
-    print(f"OpenPose, one picture\n{machine(device)}")
-    compare_pose(options.size, options.people, device, clock, options.repeats)
+    yield decoding
+    candidate, subset = decode(*maps, enlarging)
+    drawing = Pair(
+        "pose: the drawing",
+        lambda: draw_people(people_of(candidate, subset), size, size),
+        lambda: draw_as_the_original(candidate, subset, size, size),
+        equal_values,
+    )
+    yield drawing
+    parts = (body, decoding, drawing)
+    yield Pair(
+        "pose",
+        lambda: [part.ours() for part in parts],
+        lambda: [part.original() for part in parts],
+        lambda ours, theirs: "; ".join(map(_agreement, parts, ours, theirs)),
+    )
 
 
-if __name__ == "__main__":
-    main()
+def _agreement(part: Pair, ours: object, theirs: object) -> str:
+    return part.agreement(ours, theirs)
+
+
+def network_pair(name: str, network: nn.Module, x: torch.Tensor, dtype: torch.dtype) -> Pair:
+    """A network in float32 as torch runs it, and with packed weights and channels last."""
+    eager = random_weights(network).to(x.device)
+    ours = copy.deepcopy(eager).to(dtype=dtype, memory_format=torch.channels_last)
+    pack_weights(ours)
+    return Pair(name, _run(ours, x.to(dtype)), _run(eager, x), relative_difference)
+
+
+def _run(network: nn.Module, x: torch.Tensor) -> Call:
+    @torch.inference_mode()
+    def run() -> np.ndarray:
+        maps = network(x)
+        maps = maps if isinstance(maps, tuple) else (maps,)
+        return np.concatenate([part.float().cpu().numpy() for part in maps], axis=1)
+
+    return run
+
+
+def same_people(ours: Found, original: Found) -> str:
+    """The same joints within 1e-4, of the same people."""
+    alike = (a.shape == b.shape and np.allclose(a, b, atol=1e-4) for a, b in zip(ours, original, strict=True))
+    if not all(alike):
+        raise Differ("the two sides find different people")
+    candidate, subset = ours
+    return f"the same {len(subset)} people, {len(candidate)} joints"

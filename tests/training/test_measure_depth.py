@@ -1,0 +1,36 @@
+"""What is said of the depth network: nothing is wrong with the truth, and a ramp is no more than a ramp."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from controlnet.storybook import measure_depth as module
+from controlnet.storybook.dataset import draw_scene
+from controlnet.storybook.train_depth import RANGE
+
+
+class Knows:
+    """Gives each scene's own depth, bent by ``noise``, in the order in which scenes are asked for."""
+
+    def __init__(self, noise: float = 0.0):
+        self.noise, self.seed = noise, module.FIRST_SEED
+
+    def depth(self, picture: np.ndarray) -> np.ndarray:
+        scene = draw_scene(self.seed, len(picture))
+        np.testing.assert_array_equal(scene.picture, picture)
+        self.seed += 1
+        rng = np.random.default_rng(0)
+        return (RANGE * (scene.depth + self.noise * rng.standard_normal(scene.depth.shape))).astype(
+            np.float32
+        )
+
+
+def test_truth_has_no_error_and_noise_has_its_own():
+    truth = module.measure_depth(Knows(), scenes=2, size=64)
+    assert truth["depth_error"] < 1e-6 and truth["normal_angle"] < 0.1
+    assert truth["ramp_error"] > 0.01 and truth["flat_angle"] > 1
+    noisy = module.measure_depth(Knows(0.02), scenes=2, size=64)
+    assert noisy["depth_error"] == pytest.approx(0.016, rel=0.2)  # the mean of |N(0, 0.02)|
+    assert noisy["normal_angle"] > truth["normal_angle"]
+    assert noisy["ramp_error"] == truth["ramp_error"]
