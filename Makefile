@@ -1,5 +1,5 @@
 # Everything happens in .venv, made here from requirements.lock when it is missing or out of date.
-#   make test | demo | tiny | lint | format | bench | lock
+#   make test | demo | docs | tiny | lint | format | bench | lock
 #   make test PYTHON=python3.12    make test ARGS="-k text"    make bench BENCH=sampling_step ARGS="--size 256"
 
 PYTHON ?= python3
@@ -12,7 +12,7 @@ BENCH ?= sampling_step
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: test demo tiny lint format bench lock FORCE
+.PHONY: test demo docs tiny lint format bench lock FORCE
 .DEFAULT_GOAL := test
 
 test: $(STAMP)
@@ -20,6 +20,11 @@ test: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python gradio_seg2image.py $(ARGS)
+
+# Static pages in site/: guides, and the reference from the docstrings. A link that leads nowhere is an error.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+	@echo "Open site/index.html"
 
 # The embedded model, trained from nothing. See controlnet/storybook/README.md.
 tiny: $(STAMP)
