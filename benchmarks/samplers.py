@@ -1,8 +1,9 @@
 """What each sampler makes of few steps: python -m benchmarks.samplers --samplers ddim unipc --steps 4 6 8
 
 Pictures of drawn scenes by the embedded model, with the same noise for each row: how well they keep to their
-maps (`control_ratio`) and prompts (`prompt_accuracy`), and the processor time of a picture. A line of the table
-is written as soon as it is known. `tool_evaluate.py --sampler NAME --steps N` measures the same, and more.
+maps (`control_ratio`) and prompts (`prompt_accuracy`), and the processor time of a picture. A line of the
+table is written as soon as it is known. `tool_evaluate.py --sampler NAME --steps N` measures the same, and
+more.
 """
 
 from __future__ import annotations

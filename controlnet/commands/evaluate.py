@@ -58,8 +58,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     options = parser.parse_args(arguments)
     if options.count < 1 or options.steps < 1 or options.batch_size < 1:
         parser.error("--count, --steps and --batch-size must be at least 1")
-    if not 0 <= options.guidance_start < options.guidance_end <= 1:
-        parser.error("--guidance-start must be below --guidance-end, both from 0 to 1")
+    if not 0 <= options.guidance_start <= options.guidance_end <= 1:
+        parser.error("--guidance-start must not be above --guidance-end, both from 0 to 1")
     if options.grid and options.grid.suffix.lower() != ".png":
         parser.error(f"--grid wants a file that ends in .png, got {options.grid}")
     cv2.setNumThreads(1)

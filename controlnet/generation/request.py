@@ -135,10 +135,10 @@ class Request:
             raise RequestError(f"sampler must be one of {names}, got {short_repr(self.sampler)}.")
         if self.eta and not SAMPLERS[self.sampler].takes_eta:
             raise RequestError(f"eta {self.eta:g} is DDIM's alone: with sampler {self.sampler} it must be 0.")
-        if self.guidance_start >= self.guidance_end:
+        if self.guidance_start > self.guidance_end:
             raise RequestError(
-                f"guidance_start {self.guidance_start:g} must be below guidance_end {self.guidance_end:g}; "
-                "for no guidance at all take scale 1."
+                f"guidance_start {self.guidance_start:g} is above guidance_end {self.guidance_end:g}: "
+                "the interval is empty."
             )
 
     def _check_condition(self) -> None:

@@ -68,5 +68,5 @@ SAMPLERS: dict[str, SamplerKind] = {
 
 DEFAULT_SAMPLER = "ddim"
 USUAL = Speed(DEFAULT_SAMPLER, 20)
-FAST = Speed("unipc", 8)
+FAST = Speed("unipc", 6)
 """Keeps to map and prompt like ``USUAL``, in less time: measured in docs/samplers.md."""

@@ -137,7 +137,7 @@ class SchedulerSampler(Sampler):
 
 
 def as_number(step: torch.Tensor) -> int | float:
-    """A time step of a scheduler, which may keep whole ones as floats: models look up their constants by it."""
+    """A time step of a scheduler, which may keep whole ones as floats; models look up constants by it."""
     value = step.item()
     return int(value) if value == int(value) else value
 
