@@ -1,4 +1,4 @@
-"""The Cog predictor: the inputs, types, ranges and defaults of the public controlnet models, and three more.
+"""The Cog predictor: the inputs, types, ranges and defaults of the public controlnet models, and four more.
 
 cog predict -i image=@photo.jpg -i prompt="a house"
 
@@ -27,6 +27,7 @@ from controlnet.generation.options import add_model_arguments, generator_from_op
 from controlnet.generation.packing import read_hint
 from controlnet.generation.png import save_png
 from controlnet.generation.request import Request, RequestError, short_repr
+from controlnet.generation.samplers import DEFAULT_SAMPLER, FAST, SAMPLERS
 from controlnet.pictures import read_picture
 
 TYPES = {"mlsd": "hough"}
@@ -97,6 +98,11 @@ class Predictor(BasePredictor):
         guess_mode: bool = Input(description="Guess Mode", default=False),
         hint: Optional[Path] = Input(
             description="Map, edges, depth … as a picture, instead of detecting it", default=None
+        ),
+        sampler: str = Input(
+            description=f"How the steps are taken; {FAST.sampler} does with {FAST.steps} steps",
+            choices=list(SAMPLERS),
+            default=DEFAULT_SAMPLER,
         ),
     ) -> list[Path]:
         """The hint first, then the pictures, each a PNG that carries its request."""

@@ -24,6 +24,8 @@ from controlnet.generation.devices import ModelError, find_device
 from controlnet.generation.loading import load_generator
 from controlnet.generation.models import check_detector_options, known_models
 from controlnet.generation.options import add_model_arguments, files_from_options
+from controlnet.generation.samplers import DEFAULT_SAMPLER, SAMPLERS
+from controlnet.generation.sampling import WHOLE_RUN
 from ldm.weights import WeightsError
 
 
@@ -39,7 +41,11 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     )
     parser.add_argument("--folder", type=Path, help="a data set with maps, instead of drawn scenes")
     parser.add_argument("--hint-kind", default="color-map", help="its maps: color-map or class-index")
-    parser.add_argument("--steps", type=int, default=20, help="of DDIM (default 20)")
+    parser.add_argument("--sampler", choices=list(SAMPLERS), default=DEFAULT_SAMPLER, help="(default: ddim)")
+    parser.add_argument("--steps", type=int, default=20, help="of the sampler (default 20)")
+    for name, default in zip(("start", "end"), WHOLE_RUN, strict=True):
+        what = f"guidance from or to this share of the steps (default {default:g})"
+        parser.add_argument(f"--guidance-{name}", type=float, default=default, help=what)
     parser.add_argument(
         "--scale", type=float, help="of guidance (default: what the page offers for the model)"
     )
@@ -52,6 +58,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     options = parser.parse_args(arguments)
     if options.count < 1 or options.steps < 1 or options.batch_size < 1:
         parser.error("--count, --steps and --batch-size must be at least 1")
+    if not 0 <= options.guidance_start <= options.guidance_end <= 1:
+        parser.error("--guidance-start must not be above --guidance-end, both from 0 to 1")
     if options.grid and options.grid.suffix.lower() != ".png":
         parser.error(f"--grid wants a file that ends in .png, got {options.grid}")
     cv2.setNumThreads(1)
@@ -87,11 +95,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     model, detector = generator.model, generator.condition("seg").detector
     cases, source = find_cases(options, generator.resolution)
     scale = files.guidance if options.scale is None else options.scale
-    sampling = Sampling(options.steps, scale, options.batch_size)
+    sampling = Sampling(
+        options.steps,
+        scale,
+        options.batch_size,
+        sampler=options.sampler,
+        guidance_interval=(options.guidance_start, options.guidance_end),
+    )
     report = evaluate(model, detector, cases, sampling, keep=8 if options.grid else 0)
     if options.grid:
         Image.fromarray(sheet(model, cases, report.generated, sampling)).save(options.grid)
-    about = {"model": files.name, "count": len(cases), **source, "steps": options.steps, "scale": scale}
+    about = {"model": files.name, "count": len(cases), **source}
+    about |= {"sampler": options.sampler, "steps": options.steps, "scale": scale}
+    if sampling.guidance_interval != WHOLE_RUN:
+        about["guidance_interval"] = list(sampling.guidance_interval)
     return about | report.scores
 
 

@@ -24,6 +24,7 @@ from controlnet.generation.devices import find_device
 from controlnet.generation.jobs import Job, check_jobs, jobs_of_lines, jobs_of_pictures
 from controlnet.generation.options import add_model_arguments, files_from_options
 from controlnet.generation.request import RequestError, setting_names, setting_type
+from controlnet.generation.samplers import SAMPLERS
 
 
 def parse_arguments(arguments: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -50,13 +51,13 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str | None = N
 def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
     """An option for every setting of a request and of its condition; only those that are given count."""
     group = parser.add_argument_group("settings", "of every request that does not say otherwise")
+    choices = {"condition": sorted(all_conditions()), "sampler": list(SAMPLERS)}
     for name in setting_names():
         flag, kind = option_flag(name), setting_type(name)
         if kind is bool:
             group.add_argument(flag, dest=name, action="store_true", default=None)
         elif kind is not dict:
-            choices = sorted(all_conditions()) if name == "condition" else None
-            group.add_argument(flag, dest=name, type=kind, choices=choices)
+            group.add_argument(flag, dest=name, type=kind, choices=choices.get(name))
     add_condition_arguments(parser)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,14 @@ from annotator.uniformer import SegmentationDetector
 from annotator.util import resize_image
 from cldm.cldm import ControlLDM
 from controlnet.evaluate.scores import MeanIoU
-from controlnet.generation.sampling import control_scales, guided_conditions, sample_latents, to_uint8
+from controlnet.generation.samplers import DEFAULT_SAMPLER
+from controlnet.generation.sampling import (
+    WHOLE_RUN,
+    control_scales,
+    guided_conditions,
+    sample_latents,
+    to_uint8,
+)
 from controlnet.pictures import read_picture
 from controlnet.training.data.records import HINT_KINDS, read_hint, read_records
 
@@ -56,13 +63,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are made: DDIM ``steps``, guidance ``scale``, ``batch_size``, and the ``seed`` of the
-    first one's noise; the next one has the next seed, whatever the batches."""
+    """How pictures are made: ``steps`` of a ``sampler``, guidance ``scale`` in ``guidance_interval`` of the
+    run, ``batch_size``, and the ``seed`` of the first one's noise; the next one has the next seed, whatever
+    the batches."""
 
     steps: int = 20
     scale: float = 4.0
     batch_size: int = 8
     seed: int = 0
+    sampler: str = DEFAULT_SAMPLER
+    guidance_interval: tuple[float, float] = WHOLE_RUN
 
 
 @dataclass
@@ -126,7 +136,16 @@ def generate(
     scales = control_scales(strength, len(model.control_scales))
     cond, uncond = guided_conditions(model, maps, prompts, negative_prompts, scales)
     noise = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
-    latents = sample_latents(model, cond, uncond, steps=sampling.steps, scale=sampling.scale, generator=noise)
+    latents = sample_latents(
+        model,
+        cond,
+        uncond,
+        steps=sampling.steps,
+        scale=sampling.scale,
+        generator=noise,
+        sampler=sampling.sampler,
+        guidance_interval=sampling.guidance_interval,
+    )
     return to_uint8(model.decode_first_stage(latents))
 
 
@@ -180,8 +199,8 @@ def prompt_scores(answers: Sequence[Mapping[str, bool]]) -> dict[str, Any]:
 
 
 def seconds_per_image(model: ControlLDM, case: Case, sampling: Sampling) -> float:
-    """Time of one picture alone, 20 steps with guidance and decoding, after one to warm up."""
-    alone = Sampling(steps=20, scale=max(sampling.scale, 1.1), batch_size=1)
+    """Time of one picture alone, its steps with guidance and decoding, after one to warm up."""
+    alone = replace(sampling, scale=max(sampling.scale, 1.1), batch_size=1)
     for _ in range(2):
         started = time.perf_counter()
         generate(model, [case], [0], alone)

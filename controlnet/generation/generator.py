@@ -214,7 +214,13 @@ class Generator:
         """Find by trial, one step each, what could be asked for instead."""
         for num_samples, resolution in smaller_sizes(request.num_samples, definite(request.image_resolution)):
             trial = replace(
-                request, num_samples=num_samples, image_resolution=resolution, ddim_steps=1, eta=0.0
+                request,
+                num_samples=num_samples,
+                image_resolution=resolution,
+                ddim_steps=1,
+                eta=0.0,
+                guidance_start=0.0,
+                guidance_end=1.0,
             )
             width, height = result_size(trial)
             control = np.zeros((height, width, 3), np.uint8)
@@ -253,6 +259,8 @@ class Generator:
                     steps=request.ddim_steps,
                     scale=definite(request.scale),
                     eta=request.eta,
+                    sampler=request.sampler,
+                    guidance_interval=(request.guidance_start, request.guidance_end),
                     generator=noise_generators(request, self.device),
                     on_step=None if watcher is None else partial(watcher.bound_to, saver=saver),
                 )

@@ -13,6 +13,7 @@ import numpy as np
 
 from annotator.util import HWC3, MAX_PIXELS
 from controlnet.conditions import DEFAULT, Condition, ConditionError, find_condition
+from controlnet.generation.samplers import DEFAULT_SAMPLER, SAMPLERS
 
 DEFAULT_A_PROMPT = "best quality, extremely detailed"
 DEFAULT_N_PROMPT = (
@@ -29,6 +30,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "scale": (0.0, 30.0),
     "seed": (-1, 2**32 - 1),
     "eta": (0.0, 1.0),
+    "guidance_start": (0.0, 1.0),
+    "guidance_end": (0.0, 1.0),
 }
 """Lowest and highest value of each number. The front ends offer narrower ranges, those of the original."""
 
@@ -37,7 +40,7 @@ MAX_ASPECT = 8
 
 _INTEGERS = ("num_samples", "image_resolution", "detect_resolution", "ddim_steps", "seed")
 _BY_MODEL = ("image_resolution", "detect_resolution", "scale")
-_TEXTS = ("prompt", "a_prompt", "n_prompt", "condition")
+_TEXTS = ("prompt", "a_prompt", "n_prompt", "condition", "sampler")
 _SWITCHES = ("guess_mode", "per_sample_seeds")
 _ARRAYS = ("input_image", "hint")
 
@@ -50,7 +53,7 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """The thirteen inputs of the original's ``process``, in its order, and four more.
+    """The thirteen inputs of the original's ``process``, in its order, and seven more.
 
     Args:
         input_image: uint8 ``[H, W]``, ``[H, W, 1 | 3 | 4]``, RGB in [0, 255]; None where ``hint`` stands for
@@ -68,13 +71,16 @@ class Request:
         strength: factor on all control outputs.
         scale: guidance scale. None: the model's own.
         seed: -1 draws one in [0, 65535].
-        eta: 0 is deterministic DDIM, 1 adds DDPM's noise.
+        eta: 0 is deterministic DDIM, 1 adds DDPM's noise; other samplers have none.
         hint: uint8 ``[h, w]`` or ``[h, w, 3]`` as the condition has it (of ``seg`` class indices), used
             instead of a run of the detector.
         per_sample_seeds: picture ``k`` of a batch is what ``seed + k`` gives alone, whatever the batch size.
             Off, the batch shares one stream of noise, as in the original.
         condition: what steers the picture, a name in ``controlnet.conditions.all_conditions()``.
         options: of the condition, by name; what is left out has its default.
+        sampler: a name in ``controlnet.generation.samplers.SAMPLERS``.
+        guidance_start, guidance_end: shares of the sampling steps between which there is guidance (arXiv
+            2404.07724); a step outside takes the conditional half alone, in half the time.
 
     Raises:
         RequestError: a value of the wrong type, out of range, or not finite; an empty or oversized picture.
@@ -97,6 +103,9 @@ class Request:
     per_sample_seeds: bool = False
     condition: str = DEFAULT
     options: Mapping[str, float] = field(default_factory=dict)
+    sampler: str = DEFAULT_SAMPLER
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
 
     def __post_init__(self) -> None:
         for name in _TEXTS:
@@ -118,6 +127,19 @@ class Request:
         if self.input_image is not None:
             object.__setattr__(self, "input_image", _checked_picture(self.input_image))
         self._check_condition()
+        self._check_sampling()
+
+    def _check_sampling(self) -> None:
+        if self.sampler not in SAMPLERS:
+            names = ", ".join(SAMPLERS)
+            raise RequestError(f"sampler must be one of {names}, got {short_repr(self.sampler)}.")
+        if self.eta and not SAMPLERS[self.sampler].takes_eta:
+            raise RequestError(f"eta {self.eta:g} is DDIM's alone: with sampler {self.sampler} it must be 0.")
+        if self.guidance_start > self.guidance_end:
+            raise RequestError(
+                f"guidance_start {self.guidance_start:g} is above guidance_end {self.guidance_end:g}: "
+                "the interval is empty."
+            )
 
     def _check_condition(self) -> None:
         if not isinstance(self.options, Mapping):

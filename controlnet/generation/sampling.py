@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 from cldm.cldm import ControlLDM, ControlNet
-from cldm.ddim_hacked import DDIMSampler
+from controlnet.generation.samplers import DEFAULT_SAMPLER, SAMPLERS
+from ldm.models.diffusion.guidance import interval_schedule
+from ldm.models.diffusion.sampler import Sampler
 
 GUESS_MODE_DECAY = 0.825
+WHOLE_RUN = (0.0, 1.0)
 
 
 def guided_conditions(
@@ -71,23 +74,30 @@ def sample_latents(
     scale: float,
     generator: torch.Generator | Sequence[torch.Generator],
     eta: float = 0.0,
-    on_step: Callable[[DDIMSampler], Callable[[Tensor, int], None]] | None = None,
+    sampler: str = DEFAULT_SAMPLER,
+    guidance_interval: tuple[float, float] = WHOLE_RUN,
+    on_step: Callable[[Sampler], Callable[[Tensor, int], None]] | None = None,
 ) -> Tensor:
-    """Sample by DDIM.
+    """Sample latents.
 
     Args:
         model: on its device.
         cond, uncond: of `guided_conditions`.
-        steps, scale, eta: of DDIM and its guidance.
+        steps, scale, eta: of the sampler and its guidance.
         generator: the source of all noise; one for each sample makes them independent of each other.
+        sampler: a name in `SAMPLERS`.
+        guidance_interval: the part of the run that is guided, see `interval_schedule`.
         on_step: given the sampler, returns its ``img_callback``.
 
     Returns:
         ``[N, 4, H/8, W/8]``.
     """
     count, _, height, width = cond["c_concat"][0].shape
-    sampler = DDIMSampler(model)
-    latents, _ = sampler.sample(
+    used = SAMPLERS[sampler].make(model)
+    guided_part = {}
+    if guidance_interval != WHOLE_RUN:  # a sampler that somebody else wrote need not know schedules
+        guided_part["ucg_schedule"] = interval_schedule(scale, used.step_count(steps), *guidance_interval)
+    latents, _ = used.sample(
         steps,
         count,
         (4, height // 8, width // 8),
@@ -97,7 +107,8 @@ def sample_latents(
         unconditional_guidance_scale=scale,
         unconditional_conditioning=uncond,
         generator=generator,
-        img_callback=on_step and on_step(sampler),
+        img_callback=on_step and on_step(used),
+        **guided_part,
     )
     return latents
 

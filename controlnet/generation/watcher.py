@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cldm.ddim_hacked import DDIMSampler
 from controlnet.generation.memory import MemorySaver
 from controlnet.generation.sampling import to_uint8
+from ldm.models.diffusion.sampler import Sampler
 
 PREVIEW_SIDE = 16  # latent pixels: a preview costs at most (16 / 64)² of decoding a 512x512 picture
 
@@ -48,7 +48,7 @@ class Watcher:
     ):
         self.on_step, self.should_stop, self.dtype = on_step, should_stop, dtype
 
-    def bound_to(self, sampler: DDIMSampler, saver: MemorySaver) -> Callable[[Tensor, int], None]:
+    def bound_to(self, sampler: Sampler, saver: MemorySaver) -> Callable[[Tensor, int], None]:
         """The ``img_callback`` of ``sampler``, with previews decoded by the way of ``saver``."""
 
         def after_step(pred_x0: Tensor, index: int) -> None:

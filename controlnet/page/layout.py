@@ -11,8 +11,10 @@ from controlnet.conditions import Condition, Option, all_conditions
 from controlnet.generation.request import (
     DEFAULT_A_PROMPT,
     DEFAULT_N_PROMPT,
+    RANGES,
     default_detect_resolution,
 )
+from controlnet.generation.samplers import FAST, SAMPLERS, USUAL
 from controlnet.page.editors.draw import drawing_board
 from controlnet.page.editors.label_map import label_map_editor
 from controlnet.page.examples import Example
@@ -34,6 +36,7 @@ class Parts:
     """By condition and name."""
     option_groups: dict[str, gr.Group]
     own_seeds: gr.Checkbox
+    fast: gr.Checkbox
     label_map: gr.HTML
     drawing: gr.HTML
     hint_picture: gr.Image
@@ -84,6 +87,9 @@ def lay_out(
                 parts["cancel"] = gr.Button(
                     "Cancel", variant="stop", interactive=False, elem_id="cancel", scale=1
                 )
+            parts["fast"] = gr.Checkbox(
+                False, label="Fast", info=f"{FAST.title}, instead of {USUAL.title}", elem_id="fast"
+            )
             parts |= lay_out_settings(resolution, guidance, condition, prompt)
         with gr.Column(scale=5, min_width=340):
             parts |= lay_out_results()
@@ -173,8 +179,9 @@ def lay_out_settings(
                 label=condition.detect_label,
                 visible=condition.detect_resolution is not None,
             ),
-            "ddim_steps": gr.Slider(*ranges["ddim_steps"], value=20, step=1, label="Steps"),
+            **lay_out_steps(ranges["ddim_steps"]),
             "scale": gr.Slider(*ranges["scale"], value=guidance, step=0.1, label="Guidance Scale"),
+            **lay_out_guidance(),
             "seed": gr.Slider(
                 *ranges["seed"], value=-1, step=1, label="Seed", info="-1 draws one", elem_id="seed"
             ),
@@ -183,6 +190,27 @@ def lay_out_settings(
             "n_prompt": gr.Textbox(DEFAULT_N_PROMPT, label="Negative Prompt"),
         }
     return {"settings": settings, "own_seeds": own_seeds, "options": options, "option_groups": groups}
+
+
+def lay_out_steps(steps: tuple[float, float]) -> dict[str, gr.components.Component]:
+    """The sampler and how many steps it takes, from a range."""
+    samplers = [(kind.title, name) for name, kind in SAMPLERS.items()]
+    return {
+        "sampler": gr.Dropdown(samplers, value=USUAL.sampler, label="Sampler", elem_id="sampler"),
+        "ddim_steps": gr.Slider(*steps, value=USUAL.steps, step=1, label="Steps"),
+    }
+
+
+def lay_out_guidance() -> dict[str, gr.components.Component]:
+    """The interval of guidance, folded away."""
+    with gr.Accordion("Guidance in a part of the steps", open=False), gr.Row():
+        return {
+            "guidance_start": gr.Slider(*RANGES["guidance_start"], value=0.0, step=0.05, label="From"),
+            "guidance_end": gr.Slider(
+                *RANGES["guidance_end"], value=1.0, step=0.05, label="To",
+                info="Steps outside take half the time",
+            ),
+        }  # fmt: skip
 
 
 def option_component(option: Option) -> gr.components.Component:

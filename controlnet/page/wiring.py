@@ -9,6 +9,7 @@ import gradio as gr
 
 from controlnet.conditions import Condition, find_condition
 from controlnet.generation.request import default_detect_resolution
+from controlnet.generation.samplers import FAST, USUAL
 from controlnet.page.actions import Actions
 from controlnet.page.api import make_detect, make_generate, make_process, process_options, process_settings
 from controlnet.page.layout import Parts
@@ -60,6 +61,7 @@ def wire(
     )
     wire_api(parts, actions, condition)
     wire_condition(parts, actions)
+    wire_fast(parts)
     detecting = wire_hint(parts, actions, session)
     loaded = parts.examples.click(
         actions.example,
@@ -178,6 +180,24 @@ def wire_condition(parts: Parts, actions: Actions) -> None:
         ],
         **INSTANT,
     )  # fmt: skip
+
+
+def wire_fast(parts: Parts) -> None:
+    """The box sets sampler and steps, and shows whether they are the fast ones, whoever set them."""
+    sampling = [parts.settings["sampler"], parts.settings["ddim_steps"]]
+
+    def choose(fast: bool) -> tuple[str, int]:
+        speed = FAST if fast else USUAL
+        return speed.sampler, speed.steps
+
+    parts.fast.input(choose, parts.fast, sampling, **INSTANT)
+    gr.on(
+        [component.change for component in sampling],
+        lambda sampler, steps: (sampler, steps) == (FAST.sampler, FAST.steps),
+        sampling,
+        parts.fast,
+        **INSTANT,
+    )
 
 
 def wire_hint(parts: Parts, actions: Actions, session: Session):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -28,6 +29,7 @@ from controlnet.generation.request import (
     RequestError,
     request_from_settings,
 )
+from controlnet.generation.samplers import SAMPLERS
 from controlnet.generation.sampling import control_scales
 from controlnet.generation.watcher import Cancelled, GenerationError
 
@@ -156,6 +158,26 @@ def test_one_seed_a_picture_makes_each_repeatable_alone(generator):
     for seed, picture in zip(batch.seeds, batch.pictures, strict=True):
         alone = generator.generate(ask(seed=seed, eta=0.7)).pictures[0]
         assert np.abs(alone.astype(int) - picture).max() <= 1
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_tells_its_steps_and_repeats_from_the_picture(sampler, generator, tmp_path):
+    """With a seed for each picture, guess mode and guidance in a part of the run."""
+    told = []
+    request = ask(
+        sampler=sampler, num_samples=2, per_sample_seeds=True, seed=3, ddim_steps=4, guess_mode=True,
+        scale=4.0, guidance_start=0.2, guidance_end=0.8,
+    )  # fmt: skip
+    result = generator.generate(request, on_step=told.append)
+    assert [(step.index, step.total) for step in told] == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    assert told[-1].preview().dtype == np.uint8
+    save_png(tmp_path / "1.png", result.pictures[1], result.metadata(1))
+    again = read_request(tmp_path / "1.png")
+    assert (again.sampler, again.guidance_start, again.guidance_end) == (sampler, 0.2, 0.8)
+    alone = generator.generate(replace(again, num_samples=1, seed=4)).pictures[0]
+    assert np.abs(alone.astype(int) - result.pictures[1]).max() <= 1
+    with pytest.raises(Cancelled, match="after step 1 of 4"):
+        generator.generate(request, should_stop=lambda: True)
 
 
 def test_threads_do_not_share_random_numbers(generator):
@@ -327,6 +349,12 @@ def test_bad_maps_and_settings_are_refused():
         request_from_settings({"prompt": "x", "sede": 1}, draw())
     with pytest.raises(RequestError, match="prompt is missing"):
         request_from_settings({}, draw())
+    with pytest.raises(RequestError, match=r"sampler must be one of ddim, plms, .*, got 'dim'"):
+        ask(sampler="dim")
+    with pytest.raises(RequestError, match=r"eta 0\.5 is DDIM's alone: with sampler unipc it must be 0"):
+        ask(sampler="unipc", eta=0.5)
+    with pytest.raises(RequestError, match=r"guidance_start 0\.5 is above guidance_end 0\.4"):
+        ask(guidance_start=0.5, guidance_end=0.4)
 
 
 def test_packed_maps_come_back_and_lies_do_not(house_map):

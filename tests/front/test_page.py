@@ -26,6 +26,7 @@ from annotator.ade20k import CLASSES, colorize
 from controlnet.generation.packing import pack_hint
 from controlnet.generation.png import read_request, save_png
 from controlnet.generation.request import Request, RequestError
+from controlnet.generation.samplers import FAST, SAMPLERS
 from controlnet.generation.watcher import Cancelled, Step
 from controlnet.page.editors.label_map import edited_map
 from controlnet.page.editors.runs import pack_runs, unpack_runs
@@ -169,6 +170,28 @@ def test_a_link_repeats_the_picture(tab, browser):
 
 
 @browser_test
+def test_the_fast_box_and_the_settings_agree(tab, browser):
+    """The box sets sampler and steps; they, by hand or from a link, tick the box; a picture tells them."""
+    box, title = tab.locator("#fast input"), SAMPLERS[FAST.sampler].title
+    assert not box.is_checked()
+    box.check()
+    tab.locator("#advanced > button").click()
+    tab.wait_for_function(f"document.querySelector('#sampler input').value === '{title}'")
+    tab.locator("#empty").click()
+    tab.wait_for_selector("#editor [data-state=ready]")
+    made = read_request(io.BytesIO(generate(tab)))
+    assert (made.sampler, made.ddim_steps) == (FAST.sampler, FAST.steps)
+    tab.wait_for_url("**/#*sampler=*")
+    other = visit(browser, tab.url)
+    other.wait_for_selector("#status :text('From a link')")
+    other.wait_for_function("document.querySelector('#fast input').checked")
+    other.context.close()
+    set_number(tab, "Steps", FAST.steps + 1)
+    tab.wait_for_function("!document.querySelector('#fast input').checked")
+    assert tab.locator("#sampler input").input_value() == title
+
+
+@browser_test
 def test_what_comes_after_a_result(tab):
     tab.locator("#examples button").first.click()
     seed = read_request(io.BytesIO(wait_for_result(tab))).seed
@@ -209,8 +232,9 @@ def test_damaged_edits_are_refused():
 
 def test_links_carry_settings_and_map(house_map):
     request = Request(
-        None, "a & b = c # 1 %", hint=house_map, seed=9, guess_mode=True, scale=4.5, n_prompt=""
-    )
+        None, "a & b = c # 1 %", hint=house_map, seed=9, guess_mode=True, scale=4.5, n_prompt="",
+        sampler="unipc", guidance_start=0.1, guidance_end=0.8,
+    )  # fmt: skip
     settings, labels, _ = read_fragment("#" + link_fragment(request, pack_hint(house_map)))
     assert settings == request.settings()
     np.testing.assert_array_equal(labels, house_map)

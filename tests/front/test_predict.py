@@ -28,6 +28,7 @@ from controlnet.conditions import ConditionError, find_condition
 from controlnet.generation.generator import Generator
 from controlnet.generation.png import read_request, save_png
 from controlnet.generation.request import Request, RequestError
+from controlnet.generation.samplers import SAMPLERS
 from controlnet.pictures import PictureError
 
 # Name, type and default of the public controlnet-seg model's inputs, in its order.
@@ -68,7 +69,8 @@ def test_inputs_are_those_of_the_public_model():
     declared = predict.DECLARED
     annotations = predict.Predictor.predict.__annotations__
     assert {name: (annotations[name], declared[name].default) for name in PUBLIC} == PUBLIC
-    assert list(declared) == [*PUBLIC, *OPTIONS, "strength", "guess_mode", "hint"]
+    assert list(declared) == [*PUBLIC, *OPTIONS, "strength", "guess_mode", "hint", "sampler"]
+    assert (declared["sampler"].choices, declared["sampler"].default) == (list(SAMPLERS), "ddim")
     assert declared["num_samples"].choices == ["1", "4"]
     assert declared["image_resolution"].choices == ["256", "512", "768"]
     assert (declared["scale"].ge, declared["scale"].le) == (0.1, 30.0)

@@ -13,17 +13,20 @@ from weight_samples import CONTROL, UNET, VAE, State, only, renamed, save, save_
 from cldm.convert_files import Form, convert_file
 from cldm.ddim_hacked import DDIMSampler
 from cldm.model import load_model
+from controlnet.generation.samplers import SAMPLERS
 from ldm.layouts import diffusers as layout
 from ldm.layouts.recognise import recognise
 from ldm.weights import read_state_dict
 
+SCHEDULERS = [name for name in SAMPLERS if name not in ("ddim", "plms")]
 PROMPT, NEGATIVE, STEPS, SCALE = "a red house by the sea", "lowres", 5, 7.5
 
 
 @pytest.fixture(scope="module")
 def diffusers():
-    """The library, where it is installed (Python 3.11 and newer)."""
-    library = pytest.importorskip("diffusers")
+    """The library, without what it says."""
+    import diffusers as library
+
     library.utils.logging.set_verbosity_error()
     library.utils.logging.disable_progress_bar()
     return library
@@ -64,6 +67,37 @@ def test_a_written_folder_samples_what_we_sample(
         assert (ours - theirs).abs().max() <= 1e-4
         pictures = pipe.vae.decode(theirs / pipe.vae.config.scaling_factor).sample
         assert relative_error(pictures, model.decode_first_stage(ours)) <= 1e-4
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_its_schedulers_sample_alike_in_its_pipeline_and_here(
+    name: str, diffusers, folder: Path, config: Path, state: State, tmp_path: Path
+):
+    """Two pictures with a seed each: the same latents within 1e-3."""
+    pipe = pipeline_of(diffusers, folder)
+    sampler = SAMPLERS[name].make(load_model(config, save(state, tmp_path / "a.ckpt")))
+    kind = getattr(diffusers, sampler.scheduler)
+    pipe.scheduler = kind.from_config(pipe.scheduler.config, **sampler.options)
+    hint, noise = torch.rand(2, 3, 64, 64), torch.randn(2, 4, 8, 8)
+    arguments = {"num_inference_steps": STEPS, "guidance_scale": SCALE, "output_type": "latent"}
+
+    def seeds() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in (7, 8)]
+
+    theirs = pipe(
+        [PROMPT] * 2, image=hint, negative_prompt=[NEGATIVE] * 2, latents=noise, height=64, width=64,
+        generator=seeds(), **arguments,
+    ).images  # fmt: skip
+    with torch.no_grad():
+        cond, uncond = (
+            {"c_concat": [hint], "c_crossattn": [sampler.model.get_learned_conditioning([text] * 2)]}
+            for text in (PROMPT, NEGATIVE)
+        )
+    guidance = {"unconditional_guidance_scale": SCALE, "unconditional_conditioning": uncond}
+    ours, _ = sampler.sample(
+        STEPS, 2, (4, 8, 8), cond, verbose=False, x_T=noise, generator=seeds(), **guidance
+    )
+    assert relative_error(ours, theirs) <= 1e-3
 
 
 def test_sd_2_in_a_written_folder_samples_what_we_sample(

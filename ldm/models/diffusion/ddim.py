@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ldm.models.diffusion.guidance import check_rows
+from ldm.models.diffusion.guidance import check_rows, guidance_scales
 from ldm.models.diffusion.sampler import Generators, Sampler, refuse_unsupported
 from ldm.modules.diffusionmodules.util import noise_like
 
@@ -143,10 +143,7 @@ class DDIMSampler(Sampler):
         device = self.model.alphas_cumprod.device
         visited = self.steps_of(ddim_use_original_steps, timesteps)
         steps = len(visited)
-        if ucg_schedule is not None and len(ucg_schedule) != steps:
-            raise ValueError(
-                f"got {len(ucg_schedule)} values in ucg_schedule; expected {steps}, one for each step"
-            )
+        scales = guidance_scales(unconditional_guidance_scale, ucg_schedule, steps)
         if mask is not None and x0 is None:
             raise ValueError("a mask needs x0, the latents that it keeps")
         x = noise_like(shape, device, generator=generator) if x_T is None else x_T
@@ -170,9 +167,7 @@ class DDIMSampler(Sampler):
                 noise_dropout=noise_dropout,
                 score_corrector=score_corrector,
                 corrector_kwargs=corrector_kwargs,
-                unconditional_guidance_scale=ucg_schedule[i]
-                if ucg_schedule
-                else unconditional_guidance_scale,
+                unconditional_guidance_scale=scales[i],
                 unconditional_conditioning=uncond,
                 **_if_given(generator),
             )

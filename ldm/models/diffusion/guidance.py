@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -45,6 +45,29 @@ def guided_output(
     else:
         with_cond, without = model.apply_model(torch.cat([x, x]), torch.cat([t, t]), joined).chunk(2)
     return without + scale * (with_cond - without)
+
+
+def guidance_scales(scale: float, schedule: Sequence[float] | None, steps: int) -> Sequence[float]:
+    """The guidance scale of each step.
+
+    Raises:
+        ValueError: a schedule of another length.
+    """
+    if schedule is None:
+        return [scale] * steps
+    if len(schedule) != steps:
+        raise ValueError(f"got {len(schedule)} values in ucg_schedule; expected {steps}, one for each step")
+    return schedule
+
+
+def interval_schedule(scale: float, steps: int, start: float = 0.0, end: float = 1.0) -> list[float]:
+    """A guidance scale for each step: ``scale`` in an interval of the run, else 1, which is no guidance and
+    half the work (arXiv 2404.07724).
+
+    Args:
+        start, end: shares of the run in [0, 1]; a step counts by its middle.
+    """
+    return [scale if start <= (i + 0.5) / steps <= end else 1.0 for i in range(steps)]
 
 
 def join_conditions(cond: Any, uncond: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ldm.models.diffusion.guidance import check_rows
+from ldm.models.diffusion.guidance import check_rows, guidance_scales
 from ldm.models.diffusion.sampler import Generators, Sampler, SamplingSchedule, refuse_unsupported
 from ldm.modules.diffusionmodules.util import noise_like
 
@@ -59,6 +59,7 @@ class PLMSSampler(Sampler):
         unconditional_guidance_scale: float = 1.0,
         unconditional_conditioning: Any = None,
         dynamic_threshold: Any = None,
+        ucg_schedule: Sequence[float] | None = None,
         generator: Generators = None,
         **kwargs,
     ) -> tuple[torch.Tensor, dict[str, list[torch.Tensor]]]:
@@ -88,6 +89,7 @@ class PLMSSampler(Sampler):
             corrector_kwargs=corrector_kwargs,
             unconditional_guidance_scale=unconditional_guidance_scale,
             unconditional_conditioning=unconditional_conditioning,
+            ucg_schedule=ucg_schedule,
             generator=generator,
         )
 
@@ -112,6 +114,7 @@ class PLMSSampler(Sampler):
         unconditional_guidance_scale: float = 1.0,
         unconditional_conditioning: Any = None,
         dynamic_threshold: Any = None,
+        ucg_schedule: Sequence[float] | None = None,
         generator: Generators = None,
     ) -> tuple[torch.Tensor, dict[str, list[torch.Tensor]]]:
         """The loop of `sample`; see `DDIMSampler.ddim_sampling`."""
@@ -121,6 +124,7 @@ class PLMSSampler(Sampler):
         device = self.model.alphas_cumprod.device
         visited = self.steps_of(ddim_use_original_steps, timesteps)[::-1]
         steps = len(visited)
+        scales = guidance_scales(unconditional_guidance_scale, ucg_schedule, steps)
         x = noise_like(shape, device, generator=generator) if x_T is None else x_T
         cond, uncond = self.prepared(cond), self.prepared(unconditional_conditioning)
         intermediates = {"x_inter": [x], "pred_x0": [x]}
@@ -144,7 +148,7 @@ class PLMSSampler(Sampler):
                 noise_dropout=noise_dropout,
                 score_corrector=score_corrector,
                 corrector_kwargs=corrector_kwargs,
-                unconditional_guidance_scale=unconditional_guidance_scale,
+                unconditional_guidance_scale=scales[i],
                 unconditional_conditioning=uncond,
                 old_eps=old_eps,
                 t_next=t_next,

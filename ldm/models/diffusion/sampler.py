@@ -97,6 +97,10 @@ class Sampler:
                 self.register_buffer(name, getattr(self.model, name).detach())
         return self.schedule_of(use_original_steps=False)
 
+    def step_count(self, steps: int) -> int:
+        """How many steps a run visits that is asked for ``steps``: the original's spacing makes 31 of 30."""
+        return len(make_ddim_timesteps("uniform", steps, self.ddpm_num_timesteps, verbose=False))
+
     def schedule_of(self, use_original_steps: bool) -> SamplingSchedule:
         """The schedule of `make_schedule`, or the one that visits each of the model's time steps."""
         if not use_original_steps:
