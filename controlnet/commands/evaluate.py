@@ -92,6 +92,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.grid:
         Image.fromarray(sheet(model, cases, report.generated, sampling)).save(options.grid)
     about = {"model": files.name, "count": len(cases), **source, "steps": options.steps, "scale": scale}
+    about["precision"] = generator.precision
     return about | report.scores
 
 
