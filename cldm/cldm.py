@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.models.diffusion.guidance import takes_joined_conditions
+from ldm.models.diffusion.guidance import PLAIN, SHARED_HALVES, takes_joined_conditions
 from ldm.models.diffusion.image_log import log_latent_images
 from ldm.modules.diffusionmodules.openaimodel import TimestepEmbedSequential, UNetModel, UNetParts
 from ldm.modules.diffusionmodules.util import conv_nd, timestep_embedding, zero_module
+from ldm.modules.sharing import is_plain, rows_like
 from ldm.util import instantiate_from_config
 
 
@@ -39,7 +40,8 @@ class ControlledUnetModel(UNetModel):
         Args:
             x: ``[B, in_channels, H, W]``.
             timesteps: ``[B]``.
-            context: text embedding ``[B, M, context_dim]``.
+            context: text embedding ``[B, M, context_dim]``. It may have kB rows that share x, and timesteps
+                too; then the result has kB rows.
             control: `ControlNet`'s outputs, one for each skip connection and the last for the middle block,
                 or None. The list is not changed.
             only_mid_control: use only the last.
@@ -54,7 +56,9 @@ class ControlledUnetModel(UNetModel):
             *skip_controls, middle_control = control
             h = h + middle_control
             if not only_mid_control:
-                skips = [skip + extra for skip, extra in zip(skips, skip_controls, strict=True)]
+                skips = [
+                    rows_like(skip, extra) + extra for skip, extra in zip(skips, skip_controls, strict=True)
+                ]
         return self.decode(h, reversed(skips), emb, context).to(x.dtype)
 
 
@@ -133,7 +137,8 @@ class ControlNet(UNetParts):
         block.
 
         Args:
-            x: noisy latent ``[B, in_channels, H, W]``.
+            x: noisy latent ``[B, in_channels, H, W]``; as in `ControlledUnetModel` it may be shared, and the
+                hint along with it.
             hint: ``[B, hint_channels, 8H, 8W]`` in [0, 1].
             timesteps: ``[B]``.
             context: text embedding ``[B, M, context_dim]``.
@@ -155,7 +160,7 @@ class ControlNet(UNetParts):
         for block, zero_conv in zip(self.input_blocks, self.zero_convs, strict=True):
             h = block(h, emb, context)  # [B, C, H / 2^level, W / 2^level]
             if not outputs:
-                h = h + guided
+                h = h + guided[: len(h)]
             outputs.append(zero_conv(h, emb, context))
         h = self.middle_block(h, emb, context)
         outputs.append(self.middle_block_out(h, emb, context))
@@ -237,6 +242,8 @@ class ControlLDM(LatentDiffusion):
         if cond.get("c_concat") is not None:
             control = self._control(x_noisy, t, context, cond)
         unet = self.model.diffusion_model
+        if cond.get(SHARED_HALVES) and type(unet).forward is ControlledUnetModel.forward:
+            x_noisy = x_noisy[: len(x_noisy) // 2]
         return unet(
             x=x_noisy, timesteps=t, context=context, control=control, only_mid_control=self.only_mid_control
         )
@@ -252,8 +259,11 @@ class ControlLDM(LatentDiffusion):
                 f"got {rows} hints for a batch of {x_noisy.shape[0]} latents; expected as many or fewer"
             )
         embedding = {"hint_embedding": cond["hint_embedding"]} if "hint_embedding" in cond else {}
-        inputs = {"x": x_noisy[:rows], "hint": hint, "timesteps": t[:rows], "context": context[:rows]}
-        control = list(self._network_of(cond)(**inputs, **embedding))
+        network, x = self._network_of(cond), x_noisy[:rows]
+        if cond.get(SHARED_HALVES) and rows == len(x_noisy) and type(network).forward is ControlNet.forward:
+            x = x[: rows // 2]
+        inputs = {"x": x, "hint": hint, "timesteps": t[:rows], "context": context[:rows]}
+        control = list(network(**inputs, **embedding))
         scales = cond.get("control_scales")
         scales = self.control_scales if scales is None else scales
         if len(scales) < len(control):
@@ -269,11 +279,14 @@ class ControlLDM(LatentDiffusion):
         return cond.get("control_model") or self.control_model
 
     def prepare_condition(self, cond: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Add what stays the same over a whole sampling: the embedding of the hint.
+        """Add what stays the same over a whole sampling: the embedding of the hint, and whether the networks
+        are ours throughout, so that the halves of guidance may share their first part.
 
         A control copy with a ``forward`` of its own, or without a network for hints, takes the hint as it is.
         """
         network = self._network_of(cond)
+        if PLAIN not in cond:
+            cond = {**cond, PLAIN: is_plain(self.model.diffusion_model) and is_plain(network)}
         embeds = type(network).forward is ControlNet.forward and hasattr(network, "input_hint_block")
         if not embeds or cond.get("c_concat") is None or "hint_embedding" in cond:
             return cond
