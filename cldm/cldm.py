@@ -14,10 +14,11 @@ from torch import nn
 
 from cldm.steering import steering
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.models.diffusion.guidance import takes_joined_conditions
+from ldm.models.diffusion.guidance import PLAIN, SHARED_HALVES, takes_joined_conditions
 from ldm.models.diffusion.image_log import log_latent_images
 from ldm.modules.diffusionmodules.openaimodel import TimestepEmbedSequential, UNetModel, UNetParts
 from ldm.modules.diffusionmodules.util import conv_nd, timestep_embedding, zero_module
+from ldm.modules.sharing import is_plain, rows_like
 from ldm.util import instantiate_from_config
 
 
@@ -40,7 +41,8 @@ class ControlledUnetModel(UNetModel):
         Args:
             x: ``[B, in_channels, H, W]``.
             timesteps: ``[B]``.
-            context: text embedding ``[B, M, context_dim]``.
+            context: text embedding ``[B, M, context_dim]``. It may have kB rows that share x, and timesteps
+                too; then the result has kB rows.
             control: `ControlNet`'s outputs, one for each skip connection and the last for the middle block,
                 or None. The list is not changed.
             only_mid_control: use only the last.
@@ -55,7 +57,9 @@ class ControlledUnetModel(UNetModel):
             *skip_controls, middle_control = control
             h = h + middle_control
             if not only_mid_control:
-                skips = [skip + extra for skip, extra in zip(skips, skip_controls, strict=True)]
+                skips = [
+                    rows_like(skip, extra) + extra for skip, extra in zip(skips, skip_controls, strict=True)
+                ]
         return self.decode(h, reversed(skips), emb, context).to(x.dtype)
 
 
@@ -134,7 +138,8 @@ class ControlNet(UNetParts):
         block.
 
         Args:
-            x: noisy latent ``[B, in_channels, H, W]``.
+            x: noisy latent ``[B, in_channels, H, W]``; as in `ControlledUnetModel` it may be shared, and the
+                hint along with it.
             hint: ``[B, hint_channels, 8H, 8W]`` in [0, 1].
             timesteps: ``[B]``.
             context: text embedding ``[B, M, context_dim]``.
@@ -156,7 +161,7 @@ class ControlNet(UNetParts):
         for block, zero_conv in zip(self.input_blocks, self.zero_convs, strict=True):
             h = block(h, emb, context)  # [B, C, H / 2^level, W / 2^level]
             if not outputs:
-                h = h + guided
+                h = h + guided[: len(h)]
             outputs.append(zero_conv(h, emb, context))
         h = self.middle_block(h, emb, context)
         outputs.append(self.middle_block_out(h, emb, context))
@@ -231,8 +236,12 @@ class ControlLDM(LatentDiffusion):
         context = torch.cat(list(cond["c_crossattn"]), dim=1)
         control = None
         if cond.get("c_concat") is not None:
-            control = steering(self._network_of(cond), x_noisy, t, context, cond, self.control_scales)
+            network = self._network_of(cond)
+            shared = bool(cond.get(SHARED_HALVES)) and type(network).forward is ControlNet.forward
+            control = steering(network, x_noisy, t, context, cond, self.control_scales, shared)
         unet = self.model.diffusion_model
+        if cond.get(SHARED_HALVES) and type(unet).forward is ControlledUnetModel.forward:
+            x_noisy = x_noisy[: len(x_noisy) // 2]
         return unet(
             x=x_noisy, timesteps=t, context=context, control=control, only_mid_control=self.only_mid_control
         )
@@ -241,11 +250,14 @@ class ControlLDM(LatentDiffusion):
         return cond.get("control_model") or self.control_model
 
     def prepare_condition(self, cond: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Add what stays the same over a whole sampling: the embedding of the hint.
+        """Add what stays the same over a whole sampling: the embedding of the hint, and whether the networks
+        are ours throughout, so that the halves of guidance may share their first part.
 
         A control copy with a ``forward`` of its own, or without a network for hints, takes the hint as it is.
         """
         network = self._network_of(cond)
+        if PLAIN not in cond:
+            cond = {**cond, PLAIN: is_plain(self.model.diffusion_model) and is_plain(network)}
         embeds = type(network).forward is ControlNet.forward and hasattr(network, "input_hint_block")
         if not embeds or cond.get("c_concat") is None or "hint_embedding" in cond:
             return cond

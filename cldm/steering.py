@@ -16,6 +16,7 @@ def steering(
     context: torch.Tensor,
     cond: Mapping[str, Any],
     scales: Sequence[float],
+    shared: bool = False,
 ) -> list[torch.Tensor]:
     """The outputs of a control network, scaled, one for each skip connection and the middle block.
 
@@ -28,6 +29,8 @@ def steering(
             only; the others get zeros.
         scales: a factor for each output, where the condition has none of its own. More of them than outputs
             are fine: scripts set 13, also for smaller models.
+        shared: both halves of guidance have the same latents and hints, so that the network, which knows of
+            this, gets the latents once.
 
     Raises:
         ValueError: more hints than latents, or fewer scales than outputs.
@@ -37,7 +40,8 @@ def steering(
     if unsteered < 0:
         raise ValueError(f"got {rows} hints for a batch of {x.shape[0]} latents; expected as many or fewer")
     embedding = {"hint_embedding": cond["hint_embedding"]} if "hint_embedding" in cond else {}
-    outputs = list(network(x=x[:rows], hint=hint, timesteps=t[:rows], context=context[:rows], **embedding))
+    latents = x[: rows // 2] if shared and not unsteered else x[:rows]
+    outputs = list(network(x=latents, hint=hint, timesteps=t[:rows], context=context[:rows], **embedding))
     scales = scales if cond.get("control_scales") is None else cond["control_scales"]
     if len(scales) < len(outputs):
         raise ValueError(f"got {len(scales)} control scales; expected {len(outputs)}, one for each output")

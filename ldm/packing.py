@@ -11,7 +11,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+
+from ldm.modules.attention import GEGLU
 
 PACKED_TYPES = (torch.float32, torch.bfloat16)
 
@@ -35,21 +38,21 @@ def pack_weights(model: nn.Module) -> int:
 
 def unpack_weights(model: nn.Module) -> int:
     """Undo `pack_weights`, in place; returns how many layers were replaced."""
-    return _replace(model, lambda layer: layer.unpacked() if isinstance(layer, _PackedLayer) else None)
+    return _replace(model, lambda _, layer: layer.unpacked() if isinstance(layer, _PackedLayer) else None)
 
 
 def _replace(model: nn.Module, replacement_for) -> int:
     count = 0
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            replacement = replacement_for(child)
+            replacement = replacement_for(parent, child)
             if replacement is not None:
                 setattr(parent, name, replacement)
                 count += 1
     return count
 
 
-def _packed(layer: nn.Module) -> nn.Module | None:
+def _packed(parent: nn.Module, layer: nn.Module) -> nn.Module | None:
     """The packed form of a layer, or None where it has none."""
     if type(layer) not in (nn.Conv2d, nn.Linear):
         return None
@@ -59,7 +62,7 @@ def _packed(layer: nn.Module) -> nn.Module | None:
     if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return None
     if isinstance(layer, nn.Linear):
-        return PackedLinear(layer)
+        return PackedGate(layer) if type(parent) is GEGLU else PackedLinear(layer)
     if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         return None
     return PackedConv2d(layer)
@@ -129,6 +132,7 @@ class PackedConv2d(_PackedLayer):
     def __init__(self, layer: nn.Conv2d):
         super().__init__(layer)
         self.geometry = (layer.padding, layer.stride, layer.dilation)
+        self._quarters: tuple[PackedConv2d, ...] = ()
 
     def _pack(self, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return torch._C._nn.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), *self.geometry, 1, list(x.shape))
@@ -140,6 +144,38 @@ class PackedConv2d(_PackedLayer):
             x, weight, self.bias, *self.geometry, 1, "none", [], ""
         )
 
+    def after_doubling(self, x: torch.Tensor) -> torch.Tensor:
+        """The convolution of ``x`` at twice its size by nearest neighbour: ``[B, C, H, W]`` -> ``[B, O, 2H,
+        2W]``.
+
+        Every other pixel of the result sees only 2x2 different pixels of ``x``, with the sums of the weights
+        that fall on each: four convolutions that do 4 / 9 of the multiplications, and nothing is enlarged.
+        """
+        if self.geometry != ((1, 1), (1, 1), (1, 1)) or self.weight.shape[2:] != (3, 3):
+            return self(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        if not self._quarters:
+            self._quarters = tuple(self._quarter(row, column) for row in (0, 1) for column in (0, 1))
+        batch, _, height, width = x.shape
+        shape = (batch, self.weight.shape[0], 2 * height, 2 * width)
+        result = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last)
+        for index, quarter in enumerate(self._quarters):
+            row, column = divmod(index, 2)
+            seen = quarter(x)[:, :, row : row + height, column : column + width]
+            result[:, :, row::2, column::2] = seen
+        return result
+
+    def _quarter(self, row: int, column: int) -> PackedConv2d:
+        """The convolution for the pixels of even or odd rows and columns; with padding on all sides it gives
+        a row and a column too many.
+        """
+        weight = _pair_sums(_pair_sums(_dense(self.weight).float(), 2, row), 3, column)
+        with torch.device("meta"):
+            layer = nn.Conv2d(weight.shape[1], weight.shape[0], 2, padding=1)
+        layer.weight = nn.Parameter(weight.to(self.weight.dtype), requires_grad=False)
+        layer.bias = self.bias
+        return PackedConv2d(layer)
+
     def unpacked(self) -> nn.Conv2d:
         """The ordinary layer."""
         (out_channels, in_channels, *kernel), (padding, stride, dilation) = self.weight.shape, self.geometry
@@ -149,13 +185,22 @@ class PackedConv2d(_PackedLayer):
 
 
 class PackedLinear(_PackedLayer):
-    """A linear layer with packed weights: ``[..., I] -> [..., O]``."""
+    """A linear layer with packed weights: ``[..., I] -> [..., O]``.
+
+    Args:
+        activation: "gelu" is computed along with the product.
+    """
+
+    def __init__(self, layer: nn.Linear, activation: str = "none"):
+        super().__init__(layer)
+        self.activation = activation
 
     def _pack(self, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return torch.ops.mkldnn._reorder_linear_weight(weight, x.numel() // x.shape[-1])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self._weight_for(x), self.bias, "none", [], "")
+        weight = self._weight_for(x)
+        return torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, self.activation, [], "none")
 
     def unpacked(self) -> nn.Linear:
         """The ordinary layer."""
@@ -163,6 +208,56 @@ class PackedLinear(_PackedLayer):
         with torch.device("meta"):
             layer = nn.Linear(in_features, out_features)
         return self._restore(layer)
+
+
+class PackedGate(_PackedLayer):
+    """The linear layer of a `GEGLU`, ``[..., I] -> [..., 2 O]``, in two halves: `gated` computes the gate's
+    GELU along with its product.
+    """
+
+    def __init__(self, layer: nn.Linear):
+        nn.Module.__init__(self)
+        self.bias = layer.bias
+        weights = layer.weight.detach().chunk(2)
+        biases = (None, None) if self.bias is None else self.bias.detach().chunk(2)
+        self._halves = tuple(
+            map(_half, weights, biases, ("none", "gelu"))
+        )  # a tuple: the keys stay one layer's
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The whole weight, as a copy in the ordinary layout."""
+        return torch.cat([_dense(half.weight) for half in self._halves])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def gated(self, x: torch.Tensor) -> torch.Tensor:
+        """value · GELU(gate), ``[..., I] -> [..., O]``."""
+        value, gate = self._halves
+        return value(x).mul_(gate(x))
+
+    def unpacked(self) -> nn.Linear:
+        """The ordinary layer."""
+        out_features, in_features = self.weight.shape
+        with torch.device("meta"):
+            layer = nn.Linear(in_features, out_features)
+        return self._restore(layer)
+
+
+def _half(weight: torch.Tensor, bias: torch.Tensor | None, activation: str) -> PackedLinear:
+    with torch.device("meta"):
+        layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    layer.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    return PackedLinear(layer, activation)
+
+
+def _pair_sums(weight: torch.Tensor, dim: int, odd: int) -> torch.Tensor:
+    """Three weights along ``dim`` -> two, for even or odd pixels of a doubled picture: two neighbours are the
+    same pixel."""
+    first, middle, last = weight.split(1, dim)
+    return torch.cat([first + middle, last] if odd else [first, middle + last], dim)
 
 
 def _dense(weight: torch.Tensor) -> torch.Tensor:

@@ -37,6 +37,14 @@ def _same_seed() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _any_processor() -> Iterator[None]:
+    """``auto`` is fp32 on every CPU, so that no test depends on the processor."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("controlnet.generation.devices.computes_bf16", lambda: False)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _no_network() -> Iterator[None]:
     """A connection to any other machine is an error, in every test."""
     connect = socket.socket.connect

@@ -109,6 +109,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     about |= {"sampler": options.sampler, "steps": options.steps, "scale": scale}
     if sampling.guidance_interval != WHOLE_RUN:
         about["guidance_interval"] = list(sampling.guidance_interval)
+    about["precision"] = generator.precision
     return about | report.scores
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from controlnet.commands.conditions import add_condition_arguments, condition_options, option_flag
 from controlnet.conditions import DEFAULT, all_conditions
 from controlnet.generation.batch import MANIFEST, GenerateJobs, pl, run_jobs
-from controlnet.generation.devices import find_device
+from controlnet.generation.devices import find_device, find_precision, precision_name
 from controlnet.generation.jobs import Job, check_jobs, jobs_of_lines, jobs_of_pictures
 from controlnet.generation.options import add_model_arguments, files_from_options
 from controlnet.generation.request import RequestError, setting_names, setting_type
@@ -87,10 +87,13 @@ def main(
         files = files_from_options(options, options.condition or DEFAULT)
         jobs = jobs_of(options)
         check_jobs(jobs, options.out, options.source)
-        load_options = {"precision": options.precision, "save_memory": options.save_memory or save_memory}
+        device = find_device(options.device)
+        # By its name: on another machine "auto" may be another, and with it the pictures.
+        precision = precision_name(find_precision(options.precision, device))
+        load_options = {"precision": precision, "save_memory": options.save_memory or save_memory}
         task = GenerateJobs(jobs, options.out, files, load_options, measure=not options.no_measure)
         trainer = pl.Trainer(
-            accelerator="cpu" if find_device(options.device).type == "cpu" else "auto",
+            accelerator="cpu" if device.type == "cpu" else "auto",
             devices=options.devices,
             num_nodes=options.num_nodes,
             logger=False,

@@ -99,6 +99,7 @@ class GenerateJobs(pl.LightningModule):
             "scores": [score.summary() for score in result.scores],
             "remarks": [*warnings, *result.remarks],
             "model": result.model,
+            "precision": result.precision,
             "seconds": round(result.seconds, 3),
         }
 

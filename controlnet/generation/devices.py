@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ldm.packing import can_pack
+
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -27,14 +29,30 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def computes_bf16() -> bool:
+    """Whether this machine's processor multiplies bf16 numbers itself (AVX512-BF16 or AMX) and torch knows
+    how. Others take them apart into fp32, which is slower than fp32.
+    """
+    knows = torch.cpu.get_capabilities()
+    return can_pack() and bool(knows.get("avx512_bf16") or knows.get("amx_bf16"))
+
+
 def find_precision(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` for fp16 on a GPU and fp32 elsewhere, or one of ``PRECISIONS``.
+    """``auto`` for fp16 on a GPU, bf16 on a processor that computes it, and fp32 elsewhere; or one of
+    ``PRECISIONS``.
 
     Raises:
         ModelError: an unknown name.
     """
     if name == "auto":
-        name = "fp16" if device.type == "cuda" else "fp32"
+        on_cpu = "bf16" if device.type == "cpu" and computes_bf16() else "fp32"
+        name = "fp16" if device.type == "cuda" else on_cpu
     if name not in PRECISIONS:
         raise ModelError(f"--precision {name} is not known; choose auto, {', '.join(PRECISIONS)}.")
     return PRECISIONS[name]
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    """A type's name in ``PRECISIONS``; of others torch's own."""
+    names = {known: name for name, known in PRECISIONS.items()}
+    return names.get(dtype, str(dtype).removeprefix("torch."))

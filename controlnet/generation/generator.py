@@ -18,6 +18,7 @@ from annotator.util import resize_image, resized_shape
 from cldm.cldm import ControlLDM
 from controlnet.conditions import DEFAULT, Condition, Hint, Score, find_condition
 from controlnet.generation.controls import Controls
+from controlnet.generation.devices import precision_name
 from controlnet.generation.memory import MemorySaver, attempt, smaller_sizes
 from controlnet.generation.models import ModelFiles
 from controlnet.generation.packing import pack_hint
@@ -48,6 +49,7 @@ class Result:
     remarks: tuple[str, ...] = ()
     seconds: float = 0.0
     model: str = ""
+    precision: str = ""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -61,7 +63,7 @@ class Result:
 
     def metadata(self, index: int) -> str:
         """The text that picture ``index`` carries when it is saved."""
-        return metadata_text(self.request, self.packed_hint, index, self.model)
+        return metadata_text(self.request, self.packed_hint, index, self.model, self.precision)
 
 
 @dataclass
@@ -95,6 +97,11 @@ class Generator:
 
     def __post_init__(self) -> None:
         self.device = torch.device(self.device or self.model.device)
+
+    @property
+    def precision(self) -> str:
+        """What the networks compute in: fp32, fp16 or bf16."""
+        return precision_name(self.model.control_model.dtype)
 
     def condition(self, name: str = DEFAULT) -> Condition:
         """The condition with its detector, the same one at every call.
@@ -170,6 +177,7 @@ class Generator:
             (*condition.remarks(hint, request.input_image), *([remark] if remark else [])),
             seconds,
             self.name,
+            self.precision,
         )
 
     def _hint(self, request: Request) -> Hint:

@@ -23,7 +23,7 @@ def load_generator(
     Args:
         files: of ``find_model``.
         device: ``auto`` for the first GPU if there is one, or torch's name of a device.
-        precision: ``auto`` for fp16 on a GPU and fp32 elsewhere, or one of ``devices.PRECISIONS``.
+        precision: as ``devices.find_precision`` has it.
         save_memory: networks rest in main memory, and attention works in slices.
 
     Raises:

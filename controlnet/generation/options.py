@@ -22,7 +22,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", default="auto", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)"
     )
     parser.add_argument(
-        "--precision", default="auto", choices=["auto", *PRECISIONS], help="(default: fp16 on a GPU)"
+        "--precision",
+        default="auto",
+        choices=["auto", *PRECISIONS],
+        help="(default: fp16 on a GPU, bf16 on a processor that computes it, else fp32)",
     )
     parser.add_argument("--save-memory", action="store_true", help="slower, in less GPU memory")
 

@@ -19,7 +19,9 @@ _MAX_METADATA = 48_000_000  # characters; Pillow reads 64 MiB of text at most
 _CHUNK = 1_000_000  # characters of one text; Pillow refuses texts above 1 MiB
 
 
-def metadata_text(request: Request, packed_hint: dict[str, Any], index: int, model: str) -> str:
+def metadata_text(
+    request: Request, packed_hint: dict[str, Any], index: int, model: str, precision: str = ""
+) -> str:
     """The text that a saved picture carries: one ASCII line of JSON.
 
     Args:
@@ -28,9 +30,11 @@ def metadata_text(request: Request, packed_hint: dict[str, Any], index: int, mod
             picture: settings and hint are all that the result depends on.
         index: which picture of the batch this is, from 0.
         model: name of the model.
+        precision: what it was computed in, such as ``bf16``.
     """
     content = {
         "model": model,
+        "precision": precision,
         "request": request.settings(),
         "index": index,
         "seed": request.seeds[index],

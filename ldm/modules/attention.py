@@ -14,6 +14,7 @@ from torch import nn
 
 from ldm.modules.diffusionmodules.util import checkpoint as run_checkpointed
 from ldm.modules.diffusionmodules.util import zero_module
+from ldm.modules.sharing import rows_like
 from ldm.util import default
 
 
@@ -25,6 +26,8 @@ class GEGLU(nn.Module):
         self.proj = nn.Linear(dim_in, dim_out * 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if hasattr(self.proj, "gated"):
+            return self.proj.gated(x)
         value, gate = self.proj(x).chunk(2, dim=-1)
         return value * F.gelu(gate)
 
@@ -178,7 +181,10 @@ class BasicTransformerBlock(nn.Module):
         return run_checkpointed(self._forward, (x, context), (), self.checkpoint and self.training)
 
     def _forward(self, x: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+        if self.disable_self_attn:
+            x = rows_like(x, context)
         x = x + self.attn1(self.norm1(x), context if self.disable_self_attn else None)
+        x = rows_like(x, context)
         x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
 
@@ -256,7 +262,7 @@ class SpatialTransformer(nn.Module):
         )  # [B, C or inner, H, W], channels last in memory
         if not self.use_linear:
             h = self.proj_out(h)  # [B, C, H, W]
-        return h + x
+        return h + rows_like(x, h)
 
 
 def _one_per_block(value: object, depth: int, name: str) -> list:

@@ -88,6 +88,7 @@ def model_options(model_files, tmp_path_factory) -> list[str]:
     return [
         *("--model", str(model_files.config), "--weights", str(model_files.weights), "--device", "cpu"),
         *("--detector-weights", str(weights), "--detector-config", str(config)),
+        *("--precision", "fp32"),  # also in processes of their own, on every processor
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,11 +72,8 @@ def test_a_folder_with_a_broken_picture(reference, capsys):
         *("a.png", "a_map.png", "b.png", "b_map.png", "c.png", "c_map.png", "more/a.png", "more/a_map.png"),
     ]
     entry = entries["more/a"]
-    assert (entry["files"], entry["seeds"], entry["model"]) == (
-        ["more/a_map.png", "more/a.png"],
-        [5],
-        "small",
-    )
+    assert entry["files"] == ["more/a_map.png", "more/a.png"]
+    assert (entry["seeds"], entry["model"], entry["precision"]) == ([5], "small", "fp32")
     assert 0 <= entry["scores"][0]["value"] <= 1 and entry["seconds"] > 0
     assert read_request(reference / "a.png").prompt == "a house"
 
@@ -86,6 +84,20 @@ def test_what_is_done_is_skipped_and_what_changed_is_not(folder, reference, mode
     assert run(folder, reference, "--prompt", "a house", *FAST, *model_options) == 1
     changed = {path.name for path in before if path.stat().st_mtime_ns != before[path]}
     assert changed == {"b.png", "b_map.png"}
+
+
+def test_another_precision_is_another_picture(folder, reference, model_options, tmp_path):
+    """What ``auto`` takes is noted by its name: another machine's may be another."""
+    out = Path(shutil.copytree(reference, tmp_path / "out"))
+    assert (
+        run(folder / "a.png", out, "--prompt", "a house", *FAST, *model_options, "--precision", "auto") == 0
+    )
+    assert pictures(out) == pictures(reference), "auto is fp32 here, so nothing was done again"
+    assert (
+        run(folder / "a.png", out, "--prompt", "a house", *FAST, *model_options, "--precision", "bf16") == 0
+    )
+    assert manifest(out)["a"]["precision"] == "bf16" and manifest(out)["b"]["precision"] == "fp32"
+    assert pictures(out)["a.png"] != pictures(reference)["a.png"]
 
 
 def test_two_processes_give_the_files_of_one(folder, reference, model_options, tmp_path):

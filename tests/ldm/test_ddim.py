@@ -14,6 +14,7 @@ from cldm.cldm import ControlLDM
 from cldm.ddim_hacked import DDIMSampler
 from ldm.models.diffusion.ddpm import DDPM
 from ldm.models.diffusion.guidance import join_conditions
+from ldm.modules.diffusionmodules.openaimodel import ResBlock
 from ldm.util import instantiate_from_config
 
 SHAPE = (4, 8, 8)
@@ -317,3 +318,57 @@ def test_silent_when_asked(capfd: pytest.CaptureFixture) -> None:
     assert capfd.readouterr() == ("", "")
     DDIMSampler(Analytic()).sample(2, 1, SHAPE)
     assert "DDIM Sampler" in capfd.readouterr().err
+
+
+# What both halves of guidance have in common -----------------------------------------------------------------
+
+
+def rows_seen(model: ControlLDM, cond: dict, uncond: dict) -> list[int]:
+    """How many rows each first residual block computes in a step."""
+    seen: list[int] = []
+    kept = ResBlock._forward
+
+    def counted(self: ResBlock, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+        if self in (model.control_model.input_blocks[1][0], model.model.diffusion_model.input_blocks[1][0]):
+            seen.append(len(x))
+        return kept(self, x, emb)
+
+    counted.__module__ = "ldm.counted"  # or it would count as somebody else's, for whom nothing is shared
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ResBlock, "_forward", counted)
+        guidance = {"unconditional_guidance_scale": 5.0, "unconditional_conditioning": uncond}
+        DDIMSampler(model).sample(1, 2, SHAPE, cond, verbose=False, **guidance)
+    return seen
+
+
+def test_the_first_part_of_both_halves_is_computed_once(model, conds):
+    cond, uncond = conds
+    assert rows_seen(model, cond, uncond) == [2, 2]
+    assert rows_seen(model, cond, {**uncond, "c_concat": None}) == [2, 2]
+    other = {**uncond, "c_concat": [cond["c_concat"][0].flip(0)]}
+    assert rows_seen(model, cond, other) == [4, 4], "another hint steers the other half"
+
+
+def test_nobody_elses_code_meets_a_batch_of_another_size(model, conds):
+    block = model.model.diffusion_model.input_blocks[1][1].transformer_blocks[0]
+    hook = block.attn1.register_forward_hook(lambda module, inputs, output: None)
+    try:
+        assert rows_seen(model, *conds) == [4, 4]
+    finally:
+        hook.remove()
+    block.forward = block.forward
+    try:
+        assert rows_seen(model, *conds) == [4, 4]
+    finally:
+        del block.forward
+    assert rows_seen(model, *conds) == [2, 2]
+
+
+def test_shared_halves_give_what_separate_ones_give(model, conds, monkeypatch):
+    cond, uncond = conds
+    options = {"unconditional_guidance_scale": 7.0, "unconditional_conditioning": uncond, "verbose": False}
+    x_T = torch.randn(2, *SHAPE)
+    shared, _ = DDIMSampler(model).sample(3, 2, SHAPE, cond, x_T=x_T, **options)
+    monkeypatch.setattr("cldm.cldm.is_plain", lambda network: False)
+    separate, _ = DDIMSampler(model).sample(3, 2, SHAPE, cond, x_T=x_T, **options)
+    assert relative_error(shared, separate) <= 1e-5

@@ -9,6 +9,9 @@ import pytest
 import torch
 from golden_data import fill_by_recipe, load_golden, relative_error, tiny_config
 
+from ldm.modules.attention import GEGLU
+from ldm.modules.diffusionmodules import blocks as unet_blocks
+from ldm.modules.diffusionmodules import model as vae
 from ldm.packing import PackedConv2d, PackedLinear, can_pack, pack_weights, unpack_weights
 from ldm.util import instantiate_from_config
 
@@ -116,3 +119,36 @@ def test_threads_with_two_shapes() -> None:
     for thread in threads:
         thread.join()
     assert len(faults) == 40 and max(faults) < 1e-4
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
+@torch.no_grad()
+def test_doubling_is_folded_into_the_convolution_after_it(dtype: torch.dtype, tolerance: float) -> None:
+    for plain in (unet_blocks.Upsample(8, True, out_channels=6), vae.Upsample(8, True)):
+        plain = plain.to(dtype)
+        packed = copy.deepcopy(plain)
+        assert pack_weights(packed) == 1
+        for shape in [(1, 8, 3, 5), (2, 8, 8, 8), (1, 8, 1, 1)]:
+            x = torch.randn(shape).to(dtype)
+            assert relative_error(packed(x), plain(x)) <= tolerance
+        assert torch.equal(packed.state_dict()["conv.weight"], plain.state_dict()["conv.weight"])
+        assert unpack_weights(packed) == 1 and torch.equal(packed(x), plain(x))
+    wide = unet_blocks.Upsample(8, True, padding=2).to(dtype)
+    expected = wide(x)
+    assert pack_weights(wide) == 1 and relative_error(wide(x), expected) <= tolerance, "an unusual one, too"
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
+@torch.no_grad()
+def test_a_gate_computes_its_gelu_along(dtype: torch.dtype, tolerance: float) -> None:
+    plain = GEGLU(8, 12).to(dtype)
+    packed = copy.deepcopy(plain)
+    assert pack_weights(packed) == 1 and pack_weights(packed) == 0
+    x = torch.randn(2, 5, 8).to(dtype)
+    assert relative_error(packed(x), plain(x)) <= tolerance
+    assert relative_error(packed.proj(x), plain.proj(x)) <= tolerance
+    states = plain.state_dict(), packed.state_dict()
+    assert list(states[0]) == list(states[1]) and all(
+        torch.equal(states[0][k], states[1][k]) for k in states[0]
+    )
+    assert unpack_weights(packed) == 1 and torch.equal(packed(x), plain(x))

@@ -7,6 +7,12 @@ from typing import Any, TypeVar
 
 import torch
 
+PLAIN = "plain_networks"
+"""Key of a condition: whether its networks may compute once what both halves of guidance have in common."""
+
+SHARED_HALVES = "shared_halves"
+"""Key of a joined condition whose halves have the same latents and hint, for networks that may."""
+
 ApplyModel = TypeVar("ApplyModel", bound=Callable[..., torch.Tensor])
 
 
@@ -91,7 +97,9 @@ def join_conditions(cond: Any, uncond: Any) -> Any:
     joined = {}
     for key, value in cond.items():
         other = uncond.get(key)
-        if (
+        if key == PLAIN:
+            joined[SHARED_HALVES] = bool(value and other and _have_one_hint(cond, uncond))
+        elif (
             key in ("control_scales", "control_model")
             or value is None
             or (other is None and key in ("c_concat", "hint_embedding"))
@@ -102,6 +110,12 @@ def join_conditions(cond: Any, uncond: Any) -> Any:
             if joined[key] is None:
                 return None
     return joined
+
+
+def _have_one_hint(cond: Mapping[str, Any], uncond: Mapping[str, Any]) -> bool:
+    """Whether one and the same hint steers both halves, or the first half alone."""
+    hint, other = cond.get("c_concat"), uncond.get("c_concat")
+    return hint is None or other is None or all(a is b for a, b in zip(hint, other, strict=True))
 
 
 def check_rows(cond: Any, batch_size: int, what: str = "a condition") -> None:

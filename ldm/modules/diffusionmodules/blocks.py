@@ -40,7 +40,7 @@ class TimestepEmbedSequential(nn.Sequential, TimestepBlock):
     ) -> torch.Tensor:
         for layer in self:
             if isinstance(layer, TimestepBlock):
-                x = layer(x, emb)
+                x = layer(x, emb[: len(x)])  # fewer rows than emb: see `rows_like`
             elif isinstance(layer, SpatialTransformer):
                 x = layer(x, context)
             else:
@@ -74,6 +74,8 @@ class Upsample(nn.Module):
             if self.dims == 3
             else [2 * side for side in x.shape[2:]]
         )
+        if self.use_conv and hasattr(self.conv, "after_doubling"):
+            return self.conv.after_doubling(x)
         x = F.interpolate(x, size=size, mode="nearest")
         return self.conv(x) if self.use_conv else x
 

@@ -31,6 +31,7 @@ from ldm.modules.diffusionmodules.util import (
     timestep_embedding,
     zero_module,
 )
+from ldm.modules.sharing import rows_like
 from ldm.util import exists
 
 __all__ = [
@@ -118,6 +119,9 @@ class UNetModel(UNetParts):
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Encoder and middle block: ``[B, in_channels, H, W]`` -> lowest feature map, and the skips in
         order.
+
+        Context ``[kB, M, D]`` and emb ``[kB, C]`` may have more rows than x, which all of them share: the
+        skips before the first attention to the context then have B rows, the others kB.
         """
         h = x.to(self.dtype)
         context = _cast(context, self.dtype)
@@ -133,7 +137,8 @@ class UNetModel(UNetParts):
         """Decoder: lowest feature map and skips from last to first -> ``[B, out_channels, H, W]``."""
         context = _cast(context, self.dtype)
         for block, skip in zip(self.output_blocks, skips, strict=True):
-            h = block(torch.cat([h, skip], dim=1), emb, context)  # [B, C, H / 2^level, W / 2^level]
+            h = torch.cat([h, rows_like(skip, h)], dim=1)
+            h = block(h, emb, context)  # [B, C, H / 2^level, W / 2^level]
         return self.id_predictor(h) if self.predict_codebook_ids else self.out(h)
 
     def forward(

@@ -1,0 +1,145 @@
+"""Whole models on another device than the CPU: torch's ``meta``, which computes shapes alone.
+
+A tensor that anything makes on the wrong device is an error there, as it would be on a GPU. Only the noise
+schedule is read from the CPU, as samplers read it from a GPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from golden_data import load_golden, tiny_config
+
+from annotator.hed import ControlNetHED_Apache2
+from annotator.mlsd.network import MobileV2_MLSD_Large
+from annotator.openpose.model import bodypose_model, handpose_model
+from cldm.cldm import ControlLDM
+from controlnet.conditions import all_conditions, find_condition
+from controlnet.generation.memory import decode_tiled
+from controlnet.generation.sampling import control_scales, guided_conditions, sample_latents
+from ldm.models.diffusion import ddim, plms, sampler
+from ldm.util import instantiate_from_config
+
+META = torch.device("meta")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def model(request, monkeypatch) -> ControlLDM:
+    """The golden sampling model on meta, its schedule to be read from the CPU as from any device."""
+    _, case = load_golden("sampling")
+    there = instantiate_from_config(tiny_config(case)).eval()
+    there.control_scales = [1.0] * 13
+    schedule = copy.deepcopy(there.alphas_cumprod)
+    to_cpu = torch.Tensor.cpu
+
+    def cpu(tensor: torch.Tensor, *arguments: object) -> torch.Tensor:
+        return schedule if tensor.is_meta and tensor.shape == schedule.shape else to_cpu(tensor, *arguments)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    for parameter in there.parameters():
+        parameter.data = parameter.data.to(request.param)
+    return there.to(META)
+
+
+def conditions(model: ControlLDM, guess_mode: bool = False) -> tuple[dict, dict]:
+    scales = control_scales(1.0, 13, guess_mode)
+    picture = np.zeros((64, 64, 3), np.uint8)
+    return guided_conditions(model, picture, ["a", "b"], ["", ""], scales, guess_mode)
+
+
+@pytest.mark.parametrize("guess_mode", [False, True])
+def test_text_hint_sampling_and_decoding(model, guess_mode):
+    with torch.inference_mode():
+        cond, uncond = conditions(model, guess_mode)
+        assert cond["c_crossattn"][0].device == cond["c_concat"][0].device == META
+        latents = sample_latents(model, cond, uncond, steps=2, scale=9.0, eta=1.0, generator=None)
+        assert latents.device == META and latents.dtype == torch.float32 and latents.shape == (2, 4, 8, 8)
+        pictures = model.decode_first_stage(latents)
+        tiled = decode_tiled(model.decode_first_stage, latents, tile=6, overlap=2)
+    assert pictures.device == tiled.device == META and pictures.shape == tiled.shape == (2, 3, 64, 64)
+
+
+SAMPLERS = [
+    value
+    for module in (ddim, plms)
+    for value in vars(module).values()
+    if inspect.isclass(value) and issubclass(value, sampler.Sampler) and value is not sampler.Sampler
+]
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_every_sampler_with_a_mask(model, kind):
+    with torch.inference_mode():
+        cond, uncond = conditions(model)
+        noise = torch.empty(2, 4, 8, 8, device=META)
+        latents, kept = kind(model).sample(
+            3, 2, (4, 8, 8), cond, x_T=noise, mask=noise[:, :1], x0=noise, verbose=False,
+            unconditional_guidance_scale=5.0, unconditional_conditioning=uncond,
+        )  # fmt: skip
+    assert latents.device == META and {each.device for each in kept["x_inter"]} == {META}
+
+
+def test_the_samplers_are_all_here():
+    assert {kind.__name__ for kind in SAMPLERS} == {"DDIMSampler", "PLMSSampler"}
+
+
+def test_encoding_back_and_ancestral_sampling(model):
+    with torch.inference_mode():
+        cond, _ = conditions(model)
+        latent = model.get_first_stage_encoding(
+            model.encode_first_stage(torch.zeros(2, 3, 64, 64, device=META))
+        )
+        assert latent.device == META and latent.shape == (2, 4, 8, 8)
+        image_to_image = ddim.DDIMSampler(model)
+        image_to_image.make_schedule(4, verbose=False)
+        noisy = model.q_sample(latent, torch.zeros(2, dtype=torch.long, device=META))
+        assert image_to_image.decode(noisy, cond, 2, verbose=False).device == META
+        assert model.p_sample(noisy, torch.ones(2, dtype=torch.long, device=META), cond).device == META
+
+
+def test_a_training_step(model):
+    model.train()
+    batch = {
+        "jpg": torch.zeros(2, 64, 64, 3),
+        "hint": torch.zeros(2, 64, 64, 3),
+        "txt": ["a", "b"],
+    }
+    loss, log = model.shared_step(batch)
+    loss.backward()
+    assert loss.device == META and log
+    trained = [parameter for parameter in model.control_model.parameters() if parameter.grad is not None]
+    assert len(trained) > 50 and {parameter.grad.device for parameter in trained} == {META}
+
+
+@pytest.mark.parametrize("model", [torch.float16], indirect=True)
+def test_the_control_picture_of_every_condition_is_what_models_take(model):
+    """Conditions give arrays; what becomes of them lies on the model's device."""
+    for name in all_conditions():
+        condition = find_condition(name)
+        hint = np.zeros((64, 64, 3)[: condition.hint_dimensions], np.uint8)
+        control = condition().control(hint)
+        assert control.dtype == np.uint8 and control.shape == (64, 64, 3), name
+        cond, _ = guided_conditions(model, control, ["a"], [""], control_scales(1.0, 13))
+        assert cond["c_concat"][0].device == META and cond["c_concat"][0].shape == (1, 3, 64, 64)
+
+
+NETWORKS = {
+    "hed": (ControlNetHED_Apache2, 3),
+    "mlsd": (MobileV2_MLSD_Large, 4),
+    "body": (bodypose_model, 3),
+    "hand": (handpose_model, 3),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_detectors(name, dtype):
+    kind, channels = NETWORKS[name]
+    with torch.inference_mode():
+        found = kind().eval().to(META, dtype)(torch.zeros(1, channels, 64, 64, device=META, dtype=dtype))
+    assert {each.device for each in (found if isinstance(found, tuple | list) else [found])} == {META}
