@@ -24,6 +24,7 @@ from controlnet.generation.png import metadata_text
 from controlnet.generation.request import Request, RequestError, default_detect_resolution, definite
 from controlnet.generation.sampling import control_scales, guided_conditions, sample_latents, to_uint8
 from controlnet.generation.watcher import GenerationError, Step, Watcher, cure
+from controlnet.generation.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class Generator:
         device: where the networks work; the model's own by default.
         guidance: the scale of requests that name none.
         controls: further control networks, by condition; without, the model's own serves all.
+        world: what the model can draw, where that is less than everything.
     """
 
     model: ControlLDM
@@ -87,6 +89,7 @@ class Generator:
     device: torch.device = None  # type: ignore[assignment]  # the model's own, from __post_init__ on
     guidance: float = 9.0
     controls: Controls = field(default_factory=Controls)
+    world: World | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _conditions: dict[str, Condition] = field(default_factory=dict, repr=False)
 

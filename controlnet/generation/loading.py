@@ -12,6 +12,7 @@ from controlnet.generation.controls import Controls
 from controlnet.generation.devices import find_device, find_precision
 from controlnet.generation.generator import Generator
 from controlnet.generation.models import ModelFiles
+from controlnet.generation.world import read_world
 from ldm.packing import pack_weights
 
 
@@ -64,4 +65,5 @@ def load_generator(
         target,
         files.guidance,
         controls,
+        read_world(files.world) if files.world is not None else None,
     )
