@@ -94,9 +94,10 @@ class Actions:
     def detect_hint(self, job, *inputs):
         """Detect for the editor, at the size that the pictures will have."""
         job = job or Job()
-        job.begin()
+        self.line.enter(job)
+        yield *(gr.skip(),) * 4, view.message_html("Detecting …", "running")
         try:
-            return told(4)(self._detected)(*inputs)
+            yield told(4)(self._detected)(*inputs)
         finally:
             self.line.leave(job)
 
@@ -183,7 +184,7 @@ class Actions:
         """
         same = (gr.skip(),) * 7
         job = job or Job()
-        job.begin()
+        self.line.enter(job)
         yield view.message_html("Working …", "running"), *same
         try:
             settings = dict(zip(SETTINGS, values, strict=False))

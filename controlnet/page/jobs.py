@@ -86,6 +86,12 @@ class Line:
         self._seconds: deque[float] = deque([_FIRST_GUESS], maxlen=8)
         self._lock = threading.Lock()
 
+    def enter(self, job: Job) -> None:
+        """A job's turn has come; it may come before it has ever asked for its place."""
+        with self._lock:
+            job.begin()
+            self._jobs = [job, *(other for other in self._jobs if other is not job)]
+
     def leave(self, job: Job) -> None:
         """A job has ended, after a turn that counts for the time that the others are told."""
         with self._lock:

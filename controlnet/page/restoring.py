@@ -100,7 +100,7 @@ class Restoring:
             condition, settings, rest = values[0], values[1 : len(SETTINGS) + 1], values[len(SETTINGS) + 1 :]
             own_seeds, *options, label_map, drawing = rest
             _check_values(condition, settings, own_seeds, options, len(self.actions.options))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise RequestError(f"What the browser kept cannot be read ({error}).") from None
         there = isinstance(picture, str) and is_uploaded(picture)
         return [

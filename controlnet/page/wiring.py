@@ -237,8 +237,7 @@ def wire_hint(parts: Parts, actions: Actions, session: Session):
         ],
         [*parts.hint, parts.status],
         trigger_mode="multiple",
-        show_progress_on=parts.status,
-        api_visibility="private",
+        **QUIET,
         **ON_MODEL,
     )  # fmt: skip
     wire_end(parts, actions, session, detecting)

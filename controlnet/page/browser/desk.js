@@ -30,9 +30,11 @@ root.querySelector("[data-action=keys]").addEventListener("click", () => dialog.
 // ---- announcements: the status changes with every step, and is told once for a run ----
 let lastTold = "";
 function announce() {
-  const status = document.querySelector("#status .run-status");
-  const text = !status ? "" : status.classList.contains("running") ? "Generating." : status.textContent.trim();
-  if (text !== lastTold) say((lastTold = text));
+  const status = document.querySelector("#waiting .run-status") || document.querySelector("#status .run-status");
+  const text = status ? status.textContent.trim().split(", about")[0] : "";
+  const isStep = /^(Working|Step|Decoding)/.test(text);
+  const news = isStep ? "Generating." : text;
+  if (news !== lastTold) say((lastTold = news));
 }
 
 // ---- files that are dropped anywhere: one of ours restores, any other is the picture ----
@@ -135,6 +137,9 @@ addEventListener("hint-to-save", async ({ detail: [map, sheet, kind] }) => {
 });
 
 setTimeout(() => { // when the other parts and the page's own listeners are there
-  new MutationObserver(announce).observe(document.querySelector("#status"), { childList: true, subtree: true, characterData: true });
+  const observer = new MutationObserver(announce);
+  for (const id of ["waiting", "status"]) {
+    observer.observe(document.getElementById(id), { childList: true, subtree: true, characterData: true });
+  }
   open();
 });
