@@ -26,6 +26,7 @@ from controlnet.generation.png import metadata_text
 from controlnet.generation.request import Request, RequestError, default_detect_resolution, definite
 from controlnet.generation.sampling import control_scales, guided_conditions, sample_latents, to_uint8
 from controlnet.generation.watcher import GenerationError, Step, Watcher, cure
+from controlnet.generation.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class Generator:
         guidance: the scale of requests that name none.
         controls: further control networks, by condition; without, the model's own serves all.
         files: what it was loaded from, where it was.
+        world: what the model can draw, where that is less than everything.
     """
 
     model: ControlLDM
@@ -92,6 +94,7 @@ class Generator:
     guidance: float = 9.0
     controls: Controls = field(default_factory=Controls)
     files: ModelFiles | None = None
+    world: World | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _conditions: dict[str, Condition] = field(default_factory=dict, repr=False)
 

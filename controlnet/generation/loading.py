@@ -12,6 +12,7 @@ from controlnet.generation.controls import Controls
 from controlnet.generation.devices import find_device, find_precision
 from controlnet.generation.generator import Generator
 from controlnet.generation.models import ModelFiles
+from controlnet.generation.world import read_world
 from ldm.packing import pack_weights
 
 
@@ -65,4 +66,5 @@ def load_generator(
         files.guidance,
         controls,
         files,
+        read_world(files.world) if files.world is not None else None,
     )

@@ -39,6 +39,7 @@ class ModelFiles:
         controls: files with a control for further conditions.
         serves_all: whether the control in ``weights`` is used for every other condition too.
         vae, loras, embeddings: as in ``cldm.model.load_model``.
+        world: says what the model draws, where that is less than everything; see ``generation.world``.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ModelFiles:
     vae: Path | None = None
     loras: tuple[tuple[Path, float], ...] = ()
     embeddings: tuple[Path, ...] = ()
+    world: Path | None = None
 
     def missing(self, condition: str = DEFAULT) -> list[Path]:
         """The files that a condition needs and that are not there."""
@@ -120,6 +122,7 @@ def _embedded() -> ModelFiles:
         detector_weights=find_file("annotator/ckpts/upernet_tiny.safetensors"),
         detector_config=CONFIGS / "annotator" / "upernet_tiny.py",
         how_to_get="make tiny",
+        world=MODELS / "tiny" / "world.json",
         guidance=3.0,  # more makes colours surer and small things rougher; see models/tiny/README.md
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from PIL import Image
@@ -73,20 +73,21 @@ def _chunks(metadata: str) -> dict[str, str]:
     return {f"{METADATA_KEY}.{k}" if k else METADATA_KEY: piece for k, piece in enumerate(pieces)}
 
 
-def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
-    """The JSON object that a picture of ours carries.
+def read_metadata(path: str | os.PathLike | BinaryIO) -> dict[str, Any]:
+    """The JSON object that a picture of ours carries: a file by its path, or open.
 
     Raises:
         RequestError: no PNG, no such text in it, or one that is damaged.
     """
+    name = getattr(path, "name", path)
     try:
         with Image.open(path, formats=("PNG",)) as image:
             png = cast(PngImageFile, image)
             texts = png.text  # reads on to the end of the file, where text may also stand
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise RequestError(f"{path}: cannot be read as a PNG ({error}).") from error
+        raise RequestError(f"{name}: cannot be read as a PNG ({error}).") from error
     if METADATA_KEY not in texts:
-        raise RequestError(f"{path}: carries no request; only PNG files saved by this project do.")
+        raise RequestError(f"{name}: carries no request; only PNG files saved by this project do.")
     text = texts[METADATA_KEY]
     for k in range(1, _MAX_METADATA // _CHUNK):
         if f"{METADATA_KEY}.{k}" not in texts:
@@ -97,11 +98,11 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
         if not isinstance(content, dict) or not isinstance(content.get("request"), dict):
             raise ValueError("no request in it")
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"{path}: its request is damaged ({error}).") from error
+        raise RequestError(f"{name}: its request is damaged ({error}).") from error
     return content
 
 
-def read_request(path: str | os.PathLike) -> Request:
+def read_request(path: str | os.PathLike | BinaryIO) -> Request:
     """The request that made a picture: its settings with a definite seed, its hint in place of the input
     picture.
 

@@ -8,24 +8,22 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from PIL import Image
 
 from annotator.ade20k import CLASSES
 from controlnet.conditions import Condition, find_condition
-from controlnet.generation.generator import Generator, Result
+from controlnet.generation.generator import Generator
 from controlnet.generation.packing import read_hint
-from controlnet.generation.request import Request, RequestError
+from controlnet.generation.request import Request
 from controlnet.generation.watcher import Cancelled
 from controlnet.page import view
-from controlnet.page.api import saved_pictures
 from controlnet.page.editors.draw import edited_drawing, show_drawing
 from controlnet.page.editors.label_map import edited_map, show_map
 from controlnet.page.examples import Example
-from controlnet.page.jobs import Job
-from controlnet.page.links import link_fragment, read_fragment
-from controlnet.page.settings import SETTINGS, fitted_to_page
+from controlnet.page.jobs import Job, Line
+from controlnet.page.results import gallery_items, same_aspect
+from controlnet.page.settings import SETTINGS
 from controlnet.page.uploads import one_line, opened, picture_of
-from controlnet.pictures import PictureError, read_picture
+from controlnet.pictures import read_picture
 
 _SKY = CLASSES.index("sky")
 
@@ -66,6 +64,7 @@ class Actions:
         self.generator = generator
         self.options = tuple(options)
         self.examples = tuple(examples)
+        self.line = Line()
 
     def own_options(self, condition: str, values: Sequence[Any]) -> dict[str, Any]:
         """Of all options' values those of one condition, by name."""
@@ -94,10 +93,13 @@ class Actions:
 
     def detect_hint(self, job, *inputs):
         """Detect for the editor, at the size that the pictures will have."""
+        job = job or Job()
+        self.line.enter(job)
+        yield *(gr.skip(),) * 4, view.message_html("Detecting …", "running")
         try:
-            return told(4)(self._detected)(*inputs)
+            yield told(4)(self._detected)(*inputs)
         finally:
-            self.cancel(job)  # it is over
+            self.line.leave(job)
 
     def _detected(self, condition, input_image, image_resolution, detect_resolution, *options):
         picture, used = picture_of(input_image), self.generator.condition(condition)
@@ -107,8 +109,10 @@ class Actions:
         )  # fmt: skip
         hint = self.generator.hint(request)
         remarks = used.remarks(hint, picture)
-        text = " ".join(remarks) or f"Detected. {view.what_next(used)}"
-        return *self.show(used, hint, picture), view.message_html(text, "note" if remarks else "done")
+        world = self.generator.world
+        text = " ".join(remarks) or f"Detected. {view.what_next(used, world)}"
+        kind = "note" if remarks or world else "done"
+        return *self.show(used, hint, picture), view.message_html(text, kind)
 
     @told(4)
     def upload_hint(self, condition, path, input_image, image_resolution):
@@ -118,7 +122,7 @@ class Actions:
         request = Request(None, "", image_resolution=image_resolution, hint=report.hint, condition=condition)
         hint = self.generator.hint(request)
         picture = picture_of(input_image) if input_image else None
-        if picture is not None and not _same_aspect(picture, hint):
+        if picture is not None and not same_aspect(picture, hint):
             picture = None
         return *self.show(used, hint, picture), view.report_html(report)
 
@@ -151,6 +155,12 @@ class Actions:
             job.cancel()
         return view.message_html("Cancelled."), gr.update(interactive=False)
 
+    def wait(self, job: Job | None):
+        """The visitor's place in the line, and whether to ask again in a second."""
+        if job is None or job.is_over or job.begun:
+            return "", gr.update(active=False)
+        return view.place_html(*self.line.place(job), job.waited), gr.update(active=True)
+
     @staticmethod
     def can_cancel(job: Job | None):
         """The Cancel button, as it should be now."""
@@ -173,7 +183,9 @@ class Actions:
             status HTML, gallery, result HTML, the four values of the hint or no change, and the result.
         """
         same = (gr.skip(),) * 7
-        yield view.message_html("Working …"), *same
+        job = job or Job()
+        self.line.enter(job)
+        yield view.message_html("Working …", "running"), *same
         try:
             settings = dict(zip(SETTINGS, values, strict=False))
             options = self.own_options(condition, values[len(SETTINGS) :])
@@ -188,12 +200,14 @@ class Actions:
             yield view.message_html(str(stopped)), *same
         except Exception as error:
             yield view.message_html(one_line(error), "error"), *same
+        finally:
+            self.line.leave(job)
 
-    def _follow(self, job: Job | None, request: Request) -> Iterator[tuple]:
+    def _follow(self, job: Job, request: Request) -> Iterator[tuple]:
         unchanged = gr.skip()
         shown = None
         work = functools.partial(self.generator.generate, request, measure=True)
-        for kind, value in (job or Job()).follow(work):
+        for kind, value in job.follow(work):
             if kind == "step":
                 step, preview = value
                 shown = shown if preview is None else preview
@@ -203,81 +217,9 @@ class Actions:
             if request.hint is None:
                 used = self.generator.condition(request.condition)
                 hints = self.show(used, value.hint, request.input_image)
-            text = " ".join(["Done.", *value.remarks])
             yield (
-                view.message_html(text, "done"), gallery_items(value), view.result_html(value), *hints, value,
+                view.done_html(value), gallery_items(value), view.result_html(value), *hints, value,
             )  # fmt: skip
-
-    # ---- after a run ----
-
-    @staticmethod
-    def compare(
-        result: Result | None, index: int, departures: bool, input_image: Any
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """The two sides of the slider: the source (or else the hint), and the result, marked where it
-        departs.
-        """
-        if result is None:
-            return None
-        index = min(index, len(result.pictures) - 1)
-        right = result.pictures[index]
-        departs = result.scores[index].departs if result.scores else None
-        if departures and departs is not None:
-            right = view.mark_departures(right, departs)
-        left = result.shown
-        if input_image and not departures:
-            source = _readable(input_image)
-            if source is not None and _same_aspect(source, result.hint):
-                size = result.hint.shape[1::-1]
-                left = np.asarray(Image.fromarray(source).resize(size, Image.Resampling.LANCZOS))
-        return left, right
-
-    @staticmethod
-    def link(result: Result | None) -> str:
-        """The fragment of the address that repeats the result."""
-        return "" if result is None else link_fragment(result.request, result.packed_hint, result.model)
-
-    @staticmethod
-    def seed_of(result: Result | None, index: int) -> int:
-        """The seed of a picture."""
-        return -1 if result is None else result.seeds[min(index, len(result.seeds) - 1)]
-
-    @staticmethod
-    def use_as_input(result: Result | None, index: int, input_image: Any) -> tuple[Any, ...]:
-        """A result as the next picture; its hint is to be detected anew."""
-        picture = input_image
-        if result is not None:
-            picture = result.pictures[min(index, len(result.pictures) - 1)]
-        return picture, None, None, None, None
-
-    def restore(self, fragment: str):
-        """The settings of a link, for the components.
-
-        Returns:
-            the condition, the values of ``SETTINGS``, own seeds, every option, the four values of the hint,
-            and the status.
-        """
-        return told(len(SETTINGS) + len(self.options) + 6)(self._restored)(fragment)
-
-    def _restored(self, fragment: str):
-        settings, hint, model = read_fragment(fragment)
-        settings, difference = fitted_to_page(settings, model, self.generator)
-        options = [
-            settings["options"].get(name, gr.skip()) if owner == settings["condition"] else gr.skip()
-            for owner, name in self.options
-        ]
-        shown: Sequence[Any] = (gr.skip(),) * 4
-        if hint is not None:
-            condition = self.generator.condition(settings["condition"])
-            shown = self.show(condition, self.generator.hint(Request(None, hint=hint, **settings)))
-        text = "From a link. Press Generate to repeat its picture"
-        text += "." if hint is not None else ", with its source."
-        if difference:
-            text = f"From a link. {difference}"
-        return [
-            settings["condition"], *(settings[name] for name in SETTINGS), settings["per_sample_seeds"],
-            *options, *shown, view.message_html(text),
-        ]  # fmt: skip
 
     def example(self, index: int):
         """What an example puts into the page.
@@ -294,22 +236,3 @@ class Actions:
             condition = self.generator.condition(example.condition)
             shown = self.show(condition, condition.read(example.hint).hint, read_picture(example.picture))
         return example.condition, str(example.picture), *shown, example.prompt, gr.skip()
-
-
-def gallery_items(result: Result) -> list[tuple[Image.Image, str]]:
-    """The pictures with their captions."""
-    return [(picture, view.caption(result, index)) for index, picture in enumerate(saved_pictures(result))]
-
-
-def _readable(path: str) -> np.ndarray | None:
-    """A visitor's picture, or None where it is none: that was said when it was first used."""
-    try:
-        return picture_of(path)
-    except (PictureError, RequestError):
-        return None
-
-
-def _same_aspect(picture: np.ndarray, hint: np.ndarray) -> bool:
-    """True where a picture may lie under a hint: rounding to multiples of 64 bends the aspect a little."""
-    (h, w), (height, width) = picture.shape[:2], hint.shape[:2]
-    return abs(np.log(w / h) - np.log(width / height)) < 0.2

@@ -16,7 +16,7 @@ from typing import Any
 
 import gradio as gr
 
-from controlnet.conditions import DEFAULT, Condition, all_conditions, find_condition
+from controlnet.conditions import DEFAULT, all_conditions, find_condition
 from controlnet.files import EXAMPLES
 from controlnet.generation.generator import Generator
 from controlnet.generation.models import known_models
@@ -41,30 +41,39 @@ THEME = gr.themes.Soft(
 )
 
 
-def build_page(generator: Generator, examples: Sequence[Example] = (), condition: str = DEFAULT) -> Page:
-    """Lay out the page over a generator, opened on a condition. Nothing is loaded here."""
+def build_page(
+    generator: Generator,
+    examples: Sequence[Example] = (),
+    condition: str = DEFAULT,
+    first: Example | None = None,
+) -> Page:
+    """Lay out the page over a generator, opened on a condition. Nothing is loaded here.
+
+    Args:
+        generator: makes the pictures.
+        examples: to be clicked.
+        condition: what steers the pictures at first.
+        first: what a new visitor finds in the page, ready for Generate.
+    """
     opened_on = find_condition(condition)
     title = f"{opened_on.title} to image"
     with Page(title=title, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
-        gr.Markdown(
-            f"# {title}\nA picture becomes a hint; hint and words become pictures that keep to it.",
-            elem_id="title",
-        )
-        gr.Markdown(model_note(generator, opened_on), elem_id="model-note")
-        parts = lay_out(generator.resolution, generator.guidance, opened_on, examples)
+        heading = (title, *model_note(generator), files_note(generator))
+        parts = lay_out(heading, generator, opened_on, examples, first)
         wire(page, parts, Actions(generator, list(parts.options), examples), opened_on)
     return page
 
 
-def model_note(generator: Generator, condition: type[Condition]) -> str:
-    """Which model serves the page, and how to get a larger one."""
-    if generator.name != "tiny":
-        return f"Model: **{generator.name}**, {generator.resolution} pixels, in {generator.precision}.{files_note(generator)}"
-    how = known_models()["sd15"].how_to_get
+def model_note(generator: Generator) -> tuple[str, str]:
+    """Which model serves the page, as HTML, and how to get a larger one, or nothing."""
+    name, size = escape(generator.name), f"{generator.resolution} pixels, in {generator.precision}"
+    if generator.world is None:
+        return f"Model <b>{name}</b>, {size}.", ""
+    how = escape(known_models()["sd15"].how_to_get)
+    about = escape(generator.world.about)
     return (
-        f"Model: **tiny**, the embedded one, {generator.resolution} pixels, for picture-book landscapes, "
-        f"in {generator.precision}. "
-        f"For Stable Diffusion 1.5 run `{how}` and start again.{files_note(generator)}"
+        f"Model <b>{name}</b>, a small one for {about}, {size}.",
+        f"For Stable Diffusion 1.5, which draws everything, run <code>{how}</code> and start again.",
     )
 
 
@@ -77,7 +86,7 @@ def files_note(generator: Generator) -> str:
         f"{'' if file.fits else 'cannot serve: '}{escape(file.what)}</li>"
         for file in recognised(generator.files)
     )
-    return f"\n<details><summary>Files</summary><ul>{''.join(lines)}</ul></details>"
+    return f"<details><summary>Files</summary><ul>{''.join(lines)}</ul></details>"
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -142,7 +151,7 @@ def main(
     with own_temporary_folder():
         generator = generator_or_exit(options, options.condition)
         examples = [known for known in load_examples(EXAMPLES) if known.condition == options.condition]
-        page = build_page(generator, examples, options.condition)
+        page = build_page(generator, examples, options.condition, next(iter(examples), None))
         serve(page, options)
 
 

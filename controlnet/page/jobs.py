@@ -7,12 +7,14 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from controlnet.generation.watcher import Cancelled, Step
 
 PREVIEW_INTERVAL = 0.7  # seconds; decoding a preview takes time from the sampling
+_FIRST_GUESS = 5.0  # seconds that a job takes, before one has been seen
 ATTENTION = 0.2  # seconds between two looks at whether the run was cancelled
 
 
@@ -24,6 +26,18 @@ class Job:
 
     def __init__(self) -> None:
         self._stop = threading.Event()
+        self._made = time.monotonic()
+        self.begun = 0.0
+        """When the model's turn came to it, by ``time.monotonic``; 0 while it waits."""
+
+    @property
+    def waited(self) -> float:
+        """Seconds since the click."""
+        return time.monotonic() - self._made
+
+    def begin(self) -> None:
+        """It is the job's turn."""
+        self.begun = time.monotonic()
 
     def cancel(self) -> None:
         """Ask the run to stop; one that is over is left alone."""
@@ -62,6 +76,42 @@ class Job:
             raise Cancelled("Cancelled.")
         finally:  # also where the reader goes away in the middle: then nobody wants the rest
             self._stop.set()
+
+
+class Line:
+    """The jobs of all visitors in the order in which they came, to tell each of them its place."""
+
+    def __init__(self) -> None:
+        self._jobs: list[Job] = []
+        self._seconds: deque[float] = deque([_FIRST_GUESS], maxlen=8)
+        self._lock = threading.Lock()
+
+    def enter(self, job: Job) -> None:
+        """A job's turn has come; it may come before it has ever asked for its place."""
+        with self._lock:
+            job.begin()
+            self._jobs = [job, *(other for other in self._jobs if other is not job)]
+
+    def leave(self, job: Job) -> None:
+        """A job has ended, after a turn that counts for the time that the others are told."""
+        with self._lock:
+            if job.begun:
+                self._seconds.append(time.monotonic() - job.begun)
+            job.cancel()
+
+    def place(self, job: Job) -> tuple[int, float]:
+        """How many others come before a job, and about how many seconds they will take. A job that is not
+        in the line joins its end.
+        """
+        with self._lock:
+            self._jobs = [waiting for waiting in self._jobs if not waiting.is_over]
+            if job not in self._jobs:
+                self._jobs.append(job)
+            others = self._jobs[: self._jobs.index(job)]
+            turn = sum(self._seconds) / len(self._seconds)
+            now = time.monotonic()
+            left = [max(turn - (now - other.begun), 0.0) if other.begun else turn for other in others]
+            return len(others), sum(left)
 
 
 def _work(work: Callable[..., Any], stop: threading.Event, events: queue.SimpleQueue) -> None:

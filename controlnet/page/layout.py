@@ -1,4 +1,4 @@
-"""What is where on the page: source, hint and settings on the left, results on the right."""
+"""What is where on the page: source, hint and settings on the left; words, run and results on the right."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from annotator.ade20k import PALETTE
 from controlnet.conditions import Condition, Option, all_conditions
+from controlnet.generation.generator import Generator
 from controlnet.generation.request import (
     DEFAULT_A_PROMPT,
     DEFAULT_N_PROMPT,
@@ -15,8 +17,11 @@ from controlnet.generation.request import (
     default_detect_resolution,
 )
 from controlnet.generation.samplers import FAST, SAMPLERS, USUAL
-from controlnet.page.editors.draw import drawing_board
-from controlnet.page.editors.label_map import label_map_editor
+from controlnet.generation.world import World
+from controlnet.page import view
+from controlnet.page.browser import browser_part
+from controlnet.page.editors.draw import drawing_board, show_drawing
+from controlnet.page.editors.label_map import label_map_editor, show_map
 from controlnet.page.examples import Example
 from controlnet.page.settings import SETTINGS, page_ranges
 from controlnet.page.uploads import picture_file
@@ -47,6 +52,9 @@ class Parts:
     empty: gr.Button
     generate: gr.Button
     cancel: gr.Button
+    waiting: gr.HTML
+    clock: gr.Timer
+    """Asks for the place in the line while a job waits."""
     status: gr.HTML
     gallery: gr.Gallery
     scores: gr.HTML
@@ -56,6 +64,10 @@ class Parts:
     use_picture: gr.Button
     copy_link: gr.Button
     examples: gr.Dataset
+    desk: gr.HTML
+    history: gr.HTML
+    save_map: gr.Button
+    save_indices: gr.Button
 
     @property
     def hint(self) -> list[gr.components.Component]:
@@ -69,41 +81,83 @@ class Parts:
 
 
 def lay_out(
-    resolution: int, guidance: float, condition: type[Condition], examples: Sequence[Example]
+    heading: tuple[str, str, str, str],
+    generator: Generator,
+    condition: type[Condition],
+    examples: Sequence[Example],
+    first: Example | None = None,
 ) -> Parts:
-    """All parts, for a model of this size and guidance, opened on a condition."""
+    """All parts, for a generator's size, guidance and world, opened on a condition and perhaps an example."""
     parts: dict = {}
+    with gr.Row(elem_id="top", equal_height=False):
+        with gr.Column(scale=5, min_width=240):
+            gr.HTML(view.heading_html(*heading), elem_id="title")
+        with gr.Column(scale=1, min_width=120):
+            parts["desk"] = browser_part(
+                "desk", ("store", "files", "runs"), palette=PALETTE.tolist(), elem_id="desk"
+            )
     choices = [(known.title, name) for name, known in all_conditions().items()]
-    parts["condition"] = gr.Radio(choices, value=condition.name, label="Steer by", elem_id="condition")
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=6, min_width=340):
-            parts |= lay_out_source(condition, examples)
-            parts |= lay_out_hint(condition)
+    prompt_text = first.prompt if first else ""
+    with gr.Row(equal_height=False, elem_id="bench"):
+        with gr.Column(scale=6, min_width=340, elem_id="making"):
+            parts["condition"] = gr.Radio(
+                choices, value=condition.name, label="Steer by", elem_id="condition"
+            )
+            parts |= lay_out_source(condition, examples, first)
+            parts |= lay_out_hint(condition, generator.world, first)
+            settings = lay_out_settings(generator.resolution, generator.guidance, condition)
+        with gr.Column(scale=5, min_width=340, elem_id="outcome"):
             prompt = gr.Textbox(
-                label="Prompt", lines=2, placeholder="a red house by a lake", elem_id="prompt"
+                prompt_text, label="Prompt", lines=2, placeholder="a red house by a lake", elem_id="prompt"
             )
-            with gr.Row():
-                parts["generate"] = gr.Button("Generate", variant="primary", elem_id="generate", scale=3)
-                parts["cancel"] = gr.Button(
-                    "Cancel", variant="stop", interactive=False, elem_id="cancel", scale=1
-                )
-            parts["fast"] = gr.Checkbox(
-                False, label="Fast", info=f"{FAST.title}, instead of {USUAL.title}", elem_id="fast"
-            )
-            parts |= lay_out_settings(resolution, guidance, condition, prompt)
-        with gr.Column(scale=5, min_width=340):
+            lay_out_words(generator.world, prompt_text)
+            parts |= lay_out_run()
             parts |= lay_out_results()
-    return Parts(**parts)
+    settings["settings"]["prompt"] = prompt
+    return Parts(**parts, **settings)
 
 
-def lay_out_source(condition: type[Condition], examples: Sequence[Example]) -> dict:
+def lay_out_words(world: World | None, prompt: str) -> None:
+    """Chips for the words that a small model knows."""
+    known = world.summary() if world else {}
+    browser_part(
+        "words",
+        choices=known.get("choices"),
+        prompt=prompt,
+        words=known.get("words"),
+        elem_id="words",
+        visible=bool(known),
+    )
+
+
+def lay_out_run() -> dict:
+    """The buttons, and right below them what they bring about."""
+    parts: dict = {}
+    with gr.Row():
+        parts["generate"] = gr.Button(
+            "Generate", variant="primary", elem_id="generate", scale=3, min_width=160
+        )
+        parts["cancel"] = gr.Button(
+            "Cancel", variant="stop", interactive=False, elem_id="cancel", scale=1, min_width=90
+        )
+    parts["fast"] = gr.Checkbox(
+        False, label="Fast", info=f"{FAST.title}, instead of {USUAL.title}", elem_id="fast"
+    )
+    parts["waiting"] = gr.HTML(elem_id="waiting")
+    parts["status"] = gr.HTML(elem_id="status")
+    parts["clock"] = gr.Timer(1, active=False)
+    return parts
+
+
+def lay_out_source(condition: type[Condition], examples: Sequence[Example], first: Example | None) -> dict:
     """The picture, the examples beside it, and the ways to a hint."""
     parts: dict = {}
     with gr.Row(equal_height=True):
         parts["input_image"] = picture_file(
+            value=str(first.picture) if first and first.hint is None else None,
             label="Picture",
             sources=["upload", "webcam", "clipboard"],
-            height=230,
+            height=180,
             elem_id="picture",
             buttons=["fullscreen"],
         )
@@ -116,24 +170,45 @@ def lay_out_source(condition: type[Condition], examples: Sequence[Example]) -> d
             visible=bool(examples),
             elem_id="examples",
         )
-    with gr.Row():
-        parts["detect"] = gr.Button(f"Detect {condition.noun}", elem_id="detect", min_width=120)
+    has_canvas = condition.editor is not None
+    with gr.Row(elem_id="ways"):
+        parts["detect"] = gr.Button(detect_text(condition), elem_id="detect", size="md", min_width=110)
         parts["upload"] = gr.UploadButton(
-            f"Upload {condition.noun}", file_types=["image"], elem_id="upload-map", min_width=120
+            upload_text(condition), file_types=["image"], elem_id="upload-map", size="md", min_width=110
         )
-        has_canvas = condition.editor is not None
-        parts["empty"] = gr.Button("Empty canvas", elem_id="empty", min_width=120, visible=has_canvas)
+        parts["empty"] = gr.Button(
+            "Empty canvas", elem_id="empty", size="md", min_width=110, visible=has_canvas
+        )
         parts["shape"] = gr.Dropdown(
-            SHAPES, value=SHAPES[0], label="Shape", container=False, min_width=100, visible=has_canvas
-        )
+            SHAPES, value=SHAPES[0], label="Shape of the empty canvas", show_label=False, container=False,
+            min_width=100, visible=has_canvas,
+        )  # fmt: skip
     return parts
 
 
-def lay_out_hint(condition: type[Condition]) -> dict:
+def detect_text(condition: type[Condition]) -> str:
+    """What the button says: the last word of the noun will do."""
+    return f"Detect {condition.noun.split()[-1]}"
+
+
+def upload_text(condition: type[Condition]) -> str:
+    """The same for a hint of one's own."""
+    return f"Upload {condition.noun.split()[-1]}"
+
+
+def lay_out_hint(condition: type[Condition], world: World | None, first: Example | None) -> dict:
     """The three ways in which a hint is shown; one of them is visible."""
-    return {
-        "label_map": label_map_editor(elem_id="editor", visible=condition.editor == "label_map"),
-        "drawing": drawing_board(elem_id="drawing", visible=condition.editor == "draw"),
+    hint = condition().read(first.hint).hint if first and first.hint else None
+    is_map, is_drawing = condition.editor == "label_map", condition.editor == "draw"
+    parts = {
+        "label_map": label_map_editor(
+            world.classes if world else (), elem_id="editor", visible=is_map,
+            value=show_map(hint) if hint is not None and is_map else None,
+        ),
+        "drawing": drawing_board(
+            elem_id="drawing", visible=is_drawing,
+            value=show_drawing(condition.name, hint) if hint is not None and is_drawing else None,
+        ),
         "hint_picture": gr.Image(
             label="Hint",
             format="png",
@@ -143,12 +218,18 @@ def lay_out_hint(condition: type[Condition]) -> dict:
             visible=condition.editor is None,
         ),
         "kept_hint": gr.State(None),
-    }
+    }  # fmt: skip
+    with gr.Row(elem_id="saving"):
+        parts["save_map"] = gr.Button(
+            "Save as picture", size="sm", min_width=110, elem_id="save-map", visible=is_map or is_drawing
+        )
+        parts["save_indices"] = gr.Button(
+            "Save class indices", size="sm", min_width=110, elem_id="save-indices", visible=is_map
+        )
+    return parts
 
 
-def lay_out_settings(
-    resolution: int, guidance: float, condition: type[Condition], prompt: gr.Textbox
-) -> dict:
+def lay_out_settings(resolution: int, guidance: float, condition: type[Condition]) -> dict:
     """The original's controls with its ranges and defaults, but the model's own size and guidance; the
     options of every condition, of which those of one are visible; and a seed for each picture.
     """
@@ -159,12 +240,14 @@ def lay_out_settings(
             for option in known.options:
                 options[name, option.name] = option_component(option)
     with gr.Accordion("Advanced options", open=False, elem_id="advanced"):
-        settings = {
-            "prompt": prompt,
+        settings: dict[str, gr.components.Component] = {
             "num_samples": gr.Slider(*ranges["num_samples"], value=1, step=1, label="Images"),
         }
         own_seeds = gr.Checkbox(
-            False, label="A seed for each image", info="Image k gets seed + k, and can be made again alone."
+            True,
+            label="A seed for each image",
+            info="Image k gets seed + k, and can be made again alone. Off: one for all, as the original.",
+            elem_id="own-seeds",
         )
         settings |= {
             "image_resolution": gr.Slider(
@@ -224,9 +307,8 @@ def option_component(option: Option) -> gr.components.Component:
 
 
 def lay_out_results() -> dict:
-    """The run, its pictures, and what can be done with them."""
-    parts = {
-        "status": gr.HTML(elem_id="status"),
+    """The pictures of a run, what can be done with them, and those of earlier runs."""
+    parts: dict = {
         "gallery": gr.Gallery(
             label="Results",
             format="png",
@@ -237,16 +319,20 @@ def lay_out_results() -> dict:
             buttons=["download", "fullscreen"],
             elem_id="results",
         ),
-        "scores": gr.HTML(elem_id="scores"),
     }
-    with gr.Row():
-        parts["use_seed"] = gr.Button("Use this seed", size="sm", min_width=110, elem_id="use-seed")
-        parts["use_picture"] = gr.Button("Use as input", size="sm", min_width=110, elem_id="use-picture")
-        parts["copy_link"] = gr.Button("Copy link", size="sm", min_width=110)
+    with gr.Row(elem_id="further"):
+        for name, text in (
+            ("use_seed", "Use this seed"), ("use_picture", "Use as input"), ("copy_link", "Copy link"),
+        ):  # fmt: skip
+            parts[name] = gr.Button(
+                text, size="sm", min_width=90, interactive=False, elem_id=name.replace("_", "-")
+            )
+    parts["scores"] = gr.HTML(elem_id="scores")
+    parts["history"] = browser_part("history", ("store", "files"), elem_id="history")
     parts["compare"] = gr.ImageSlider(
         label="Source and result", format="png", interactive=False, elem_id="compare"
     )
     parts["departures"] = gr.Checkbox(
-        False, label="Show where the picture departs from the hint", elem_id="departures"
+        False, label="Show where the picture departs from the hint", elem_id="departures", interactive=False
     )
     return parts

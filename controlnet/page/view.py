@@ -14,14 +14,29 @@ from PIL import Image
 from controlnet.conditions import Condition, HintReport, Score, find_condition
 from controlnet.generation.generator import Result
 from controlnet.generation.watcher import Step
+from controlnet.generation.world import World
 
+_GOOD, _FAIR = 0.6, 0.4  # agreement from which a result is called so
 _MARK = np.array([255, 0, 80], dtype=np.float32)
+
+
+def heading_html(title: str, note: str, more: str, files: str) -> str:
+    """The title, one line about the model, and what unfolds behind it.
+
+    Args:
+        title: plain text.
+        note, more: HTML about the model, and about a larger one where there is one.
+        files: a folded list of its files, or nothing.
+    """
+    unfolded = f"<details><summary>A larger model</summary><p>{more}</p></details>" if more else ""
+    return f'<h1>{escape(title)}</h1><div class="model-note"><p>{note}</p>{unfolded}{files}</div>'
 
 
 def progress_html(step: Step, preview: np.ndarray | None) -> str:
     """A bar, the step, and where there is one the preview: uint8 RGB ``[N, h, w, 3]``."""
     done = step.index + 1
     text = f"Step {done} of {step.total}" if done < step.total else "Decoding the pictures"
+    count = 0 if preview is None else min(len(preview), 4)
     bar = (
         f'<div class="bar" role="progressbar" aria-label="Sampling steps" aria-valuemin="0" '
         f'aria-valuenow="{done}" aria-valuemax="{step.total}">'
@@ -30,14 +45,41 @@ def progress_html(step: Step, preview: np.ndarray | None) -> str:
     pictures = (
         "" if preview is None else "".join(f'<img src="{_data_url(p)}" alt="Preview">' for p in preview[:4])
     )
-    previews = f'<div class="previews">{pictures}</div>'
-    return f'<div class="run-status" role="status"><p>{text}</p>{bar}{previews}</div>'
+    previews = f'<div class="previews" style="--columns: {min(count, 2)}">{pictures}</div>' if count else ""
+    return f'<div class="run-status running"><p>{text}</p>{bar}</div>{previews}'
 
 
 def message_html(text: str, kind: str = "note") -> str:
-    """One line; ``kind`` is ``note``, ``error`` or ``done``."""
-    role = "alert" if kind == "error" else "status"
-    return f'<div class="run-status {kind}" role="{role}"><p>{escape(text)}</p></div>'
+    """One line; ``kind`` is ``note``, ``error``, ``running`` or ``done``, which a grade may follow."""
+    return f'<div class="run-status {kind}"><p>{escape(text)}</p></div>'
+
+
+def done_html(result: Result) -> str:
+    """That a run is over, and in words and colour how well it went by the detector's judgement."""
+    said = ["Done.", *result.remarks]
+    if not result.scores:
+        return message_html(" ".join(said), "done")
+    noun = find_condition(result.request.condition).noun.split()[-1]
+    best = max(result.scores, key=lambda score: score.agreement)
+    grade = grade_of(best.agreement)
+    words = {"good": "keeps to", "fair": "keeps to parts of", "poor": "hardly keeps to"}[grade]
+    which = "It" if len(result.scores) == 1 else "The best"
+    judged = f"{which} {words} the {noun}, judges the detector ({best.measure} {score_text(best)})."
+    return message_html(" ".join([said[0], judged, *said[1:]]), f"done {grade}")
+
+
+def grade_of(agreement: float) -> str:
+    """``good``, ``fair`` or ``poor``: the embedded model reaches 0.78 on maps of its own world."""
+    return "good" if agreement >= _GOOD else "fair" if agreement >= _FAIR else "poor"
+
+
+def place_html(before: int, seconds: float, waited: float) -> str:
+    """A visitor's place in the line, or nothing where the turn comes at once."""
+    if not before:
+        return message_html("You are next.", "running") if waited > 1 else ""
+    place = before + 1
+    ending = "th" if place % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    return message_html(f"You are {place}{ending}, about {max(1, round(seconds))} s.", "running")
 
 
 def report_html(report: HintReport) -> str:
@@ -52,16 +94,17 @@ def report_html(report: HintReport) -> str:
         *report.warnings,
     ]
     paragraphs = "".join(f"<p>{escape(line)}</p>" for line in lines if line)
-    return f'<div class="run-status note" role="status">{paragraphs}</div>'
+    return f'<div class="run-status note">{paragraphs}</div>'
 
 
-def what_next(condition: Condition) -> str:
-    """What a person can do with a hint that was detected."""
+def what_next(condition: Condition, world: World | None = None) -> str:
+    """What a person can do with a hint that was detected, and what the model makes of it."""
     edit = {
         "label_map": "Paint on the map if you like, then press",
         "draw": "Draw on it if you like, then press",
     }
-    return f"{edit.get(condition.editor or '', 'Press')} Generate."
+    honest = f" This model knows {world.about}: of a photograph it makes little." if world else ""
+    return f"{edit.get(condition.editor or '', 'Press')} Generate.{honest}"
 
 
 def result_html(result: Result) -> str:
@@ -72,7 +115,9 @@ def result_html(result: Result) -> str:
         if result.scores:
             score = result.scores[index]
             number = score_text(score)
-            row += f"<td><meter min='0' max='1' value='{score.agreement:.3f}'></meter> {number}</td>"
+            ranges = f"min='0' max='1' low='{_FAIR}' high='{_GOOD}' optimum='1'"
+            meter = f"<meter {ranges} aria-label='Agreement' value='{score.agreement:.3f}'></meter>"
+            row += f"<td>{meter} {number}</td>"
             row += f"<td>{escape(_details(score))}</td>"
         rows.append(f"<tr>{row}</tr>")
     head = "<th></th><th scope='col'>Seed</th>"
@@ -80,7 +125,7 @@ def result_html(result: Result) -> str:
         noun = find_condition(result.request.condition).noun.split()[-1]
         head += (
             f"<th scope='col' title='The detector compares the result with the hint'>Keeps the {escape(noun)}"
-            f" ({escape(result.scores[0].measure)})</th><th scope='col'>Details</th>"
+            f" ({escape(result.scores[0].measure)}, judged by the detector)</th><th scope='col'>Details</th>"
         )
     took = (
         f"{len(result.pictures)} picture{'s' if len(result.pictures) > 1 else ''} in {result.seconds:.1f} s"

@@ -10,9 +10,11 @@ import gradio as gr
 from controlnet.conditions import Condition, find_condition
 from controlnet.generation.request import default_detect_resolution
 from controlnet.generation.samplers import FAST, USUAL
+from controlnet.page import results
 from controlnet.page.actions import Actions
 from controlnet.page.api import make_detect, make_generate, make_process, process_options, process_settings
-from controlnet.page.layout import Parts
+from controlnet.page.layout import Parts, detect_text, upload_text
+from controlnet.page.restoring import Restoring
 from controlnet.page.uploads import picture_file
 
 HOUR = 3600  # seconds that temporary files and sessions live
@@ -25,12 +27,15 @@ QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 ASIDE: dict[str, Any] = {**QUIET, "concurrency_id": "aside", "concurrency_limit": 1}
 INSTANT: dict[str, Any] = {**QUIET, "queue": False}  # what takes no time at all, and cannot fail
 
-TAKE_LINK = "() => window.location.hash"
-SHOW_LINK = "(link) => { if (link) history.replaceState(null, '', '#' + link); }"
-SHOW_STATUS = (
-    "() => { if (innerWidth < 800) document.querySelector('#status').scrollIntoView({ block: 'center' }); }"
+SHOW_RUN = (
+    "() => { if (innerWidth < 1000) document.querySelector('#generate').scrollIntoView({ block: 'start' }); }"
 )
-COPY_LINK = "() => { navigator.clipboard.writeText(window.location.href); }"
+
+
+def emit(name: str, *more: str) -> str:
+    """The script that tells the parts in the browser of an event, with the values of its inputs and more."""
+    detail = ", ".join(["...values", *map(repr, more)])
+    return f"(...values) => {{ dispatchEvent(new CustomEvent('{name}', {{ detail: [{detail}] }})); }}"
 
 
 @dataclass
@@ -75,16 +80,29 @@ def wire(
     parts.cancel.click(
         actions.cancel, session.job, [parts.status, parts.cancel], cancels=[detecting, *running], **INSTANT
     )
-    wire_results(parts, actions, session)
-    wire_link(page, parts, actions)
+    wire_results(parts, session)
+    wire_kept(parts, Restoring(actions))
 
 
-def wire_link(page: gr.Blocks, parts: Parts, actions: Actions) -> None:
-    """The address that the page is opened with; where there is nothing behind its ``#``, nothing happens."""
-    opened = gr.Textbox(visible="hidden", elem_id="opened-link")
-    page.load(None, None, opened, js=TAKE_LINK)
-    settings = [parts.condition, *parts.setting_list, parts.own_seeds, *parts.options.values()]
-    opened.change(actions.restore, opened, [*settings, *parts.hint, parts.status], **ASIDE)
+def wire_kept(parts: Parts, restoring: Restoring) -> None:
+    """What comes back: from the address or the browser's store when the page opens, from pictures of ours
+    later. Every change of the work is told to the browser, and goes to no server.
+    """
+    own = [parts.condition, *parts.setting_list, parts.own_seeds, *parts.options.values()]
+    filled = [*own, parts.input_image, *parts.hint, parts.gallery, parts.status]
+    parts.desk.open(restoring.opened, None, filled, **ASIDE)
+    parts.desk.restore(restoring.dropped, None, filled, **ASIDE)
+    fresh = [part.value for part in own[1:]]
+    emptied = [*own[1:], parts.input_image, *parts.hint, parts.gallery, parts.scores, parts.status]
+    parts.desk.new(lambda: ["", *fresh[1:], None, *[None] * 4, None, "", ""], None, emptied, **INSTANT)
+    work = [*own, parts.label_map, parts.drawing, parts.input_image]
+    changes = [getattr(part, "change") for part in work]  # noqa: B009 - every one of these has it
+    gr.on(changes, None, work, js=emit("work"), **INSTANT)
+    prompt: Any = parts.settings["prompt"]
+    prompt.change(None, prompt, js=emit("prompt"), **INSTANT)
+    shown = [parts.label_map, parts.drawing]
+    for button, kind in ((parts.save_map, "colours"), (parts.save_indices, "indices")):
+        button.click(None, shown, js=emit("hint-to-save", kind), **INSTANT)
 
 
 def wire_run(parts: Parts, actions: Actions, session: Session, started):
@@ -95,7 +113,8 @@ def wire_run(parts: Parts, actions: Actions, session: Session, started):
         [session.job, parts.cancel, parts.status, session.chosen],
         **INSTANT,
     )
-    begun.then(None, js=SHOW_STATUS)
+    begun.then(None, js=SHOW_RUN)
+    wire_waiting(parts, actions, session, begun)
     running = begun.then(
         actions.run,
         [
@@ -108,11 +127,25 @@ def wire_run(parts: Parts, actions: Actions, session: Session, started):
         **QUIET,
     )  # fmt: skip
     wire_end(parts, actions, session, running)
-    linked = running.then(**compare_event(parts, actions, session)).then(
-        actions.link, session.result, session.link, **ASIDE
+    running.then(None, [parts.gallery, parts.settings["prompt"]], js=emit("results"), **INSTANT)
+    running.then(
+        results.buttons,
+        session.result,
+        [parts.use_seed, parts.use_picture, parts.copy_link, parts.departures],
+        **INSTANT,
     )
-    linked.then(None, session.link, None, js=SHOW_LINK)
+    linked = running.then(**compare_event(parts, session)).then(
+        results.link, session.result, session.link, **ASIDE
+    )
+    linked.then(None, session.link, None, js=emit("link"), **INSTANT)
     return running
+
+
+def wire_waiting(parts: Parts, actions: Actions, session: Session, begun) -> None:
+    """A visitor who waits is told the place in the line, every second until the turn comes."""
+    shown = [parts.waiting, parts.clock]
+    begun.then(actions.wait, session.job, shown, **INSTANT)
+    parts.clock.tick(actions.wait, session.job, shown, **INSTANT)
 
 
 def wire_end(parts: Parts, actions: Actions, session: Session, event) -> None:
@@ -121,15 +154,15 @@ def wire_end(parts: Parts, actions: Actions, session: Session, event) -> None:
     event.failure(lambda: gr.update(interactive=False), None, parts.cancel, **INSTANT)
 
 
-def compare_event(parts: Parts, actions: Actions, session: Session) -> dict:
+def compare_event(parts: Parts, session: Session) -> dict:
     """What brings the slider up to date."""
     inputs = [session.result, session.chosen, parts.departures, parts.input_image]
-    return {"fn": actions.compare, "inputs": inputs, "outputs": parts.compare, **ASIDE}
+    return {"fn": results.compare, "inputs": inputs, "outputs": parts.compare, **ASIDE}
 
 
-def wire_results(parts: Parts, actions: Actions, session: Session) -> None:
+def wire_results(parts: Parts, session: Session) -> None:
     """What can be done with a result."""
-    compare = compare_event(parts, actions, session)
+    compare = compare_event(parts, session)
 
     def choose(event: gr.SelectData) -> int:
         return event.index
@@ -137,11 +170,16 @@ def wire_results(parts: Parts, actions: Actions, session: Session) -> None:
     parts.gallery.select(choose, None, session.chosen, **INSTANT).then(**compare)
     parts.departures.change(**compare)
     picked = [session.result, session.chosen]
-    parts.use_seed.click(actions.seed_of, picked, parts.settings["seed"], **INSTANT)
-    parts.use_picture.click(
-        actions.use_as_input, [*picked, parts.input_image], [parts.input_image, *parts.hint], **ASIDE
+    parts.use_seed.click(
+        results.use_seed,
+        picked,
+        [parts.settings["seed"], parts.settings["num_samples"], parts.own_seeds, parts.status],
+        **INSTANT,
     )
-    parts.copy_link.click(None, js=COPY_LINK)
+    parts.use_picture.click(
+        results.use_as_input, [*picked, parts.input_image], [parts.input_image, *parts.hint], **ASIDE
+    )
+    parts.copy_link.click(None, js=emit("link-to-copy"))
 
 
 def wire_condition(parts: Parts, actions: Actions) -> None:
@@ -149,34 +187,37 @@ def wire_condition(parts: Parts, actions: Actions) -> None:
 
     def choose(name: str) -> list[Any]:
         condition = find_condition(name)
-        resolution = default_detect_resolution(condition, actions.generator.resolution)
         has_canvas = condition.editor is not None
         return [
-            gr.update(
-                value=resolution,
-                label=condition.detect_label,
-                visible=condition.detect_resolution is not None,
-            ),
-            gr.update(value=f"Detect {condition.noun}"),
-            gr.update(label=f"Upload {condition.noun}"),
+            gr.update(label=condition.detect_label, visible=condition.detect_resolution is not None),
+            gr.update(value=detect_text(condition)),
+            gr.update(label=upload_text(condition)),
             gr.update(visible=has_canvas),
             gr.update(visible=has_canvas),
             gr.update(visible=condition.editor == "label_map"),
             gr.update(visible=condition.editor == "draw"),
             gr.update(visible=condition.editor is None),
+            gr.update(visible=has_canvas),
+            gr.update(visible=condition.editor == "label_map"),
             *(
                 gr.update(visible=other == name and bool(find_condition(other).options))
                 for other in parts.option_groups
             ),
         ]
 
-    parts.condition.input(lambda: (None, None), None, [parts.hint_picture, parts.kept_hint], **INSTANT)
+    def put_away(name: str) -> tuple[None, None, int]:
+        resolution = default_detect_resolution(find_condition(name), actions.generator.resolution)
+        return None, None, resolution
+
+    own = [parts.hint_picture, parts.kept_hint, parts.settings["detect_resolution"]]
+    parts.condition.input(put_away, parts.condition, own, **INSTANT)
     parts.condition.change(
         choose,
         parts.condition,
         [
             parts.settings["detect_resolution"], parts.detect, parts.upload, parts.empty, parts.shape,
-            parts.label_map, parts.drawing, parts.hint_picture, *parts.option_groups.values(),
+            parts.label_map, parts.drawing, parts.hint_picture, parts.save_map, parts.save_indices,
+            *parts.option_groups.values(),
         ],
         **INSTANT,
     )  # fmt: skip
@@ -216,11 +257,11 @@ def wire_hint(parts: Parts, actions: Actions, session: Session):
         ],
         [*parts.hint, parts.status],
         trigger_mode="multiple",
-        show_progress_on=parts.status,
-        api_visibility="private",
+        **QUIET,
         **ON_MODEL,
     )  # fmt: skip
     wire_end(parts, actions, session, detecting)
+    wire_waiting(parts, actions, session, begun)
     parts.upload.upload(
         actions.upload_hint,
         [parts.condition, parts.upload, parts.input_image, parts.settings["image_resolution"]],

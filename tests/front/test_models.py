@@ -15,7 +15,6 @@ from weight_samples import save_empty
 
 from cldm.model import load_model
 from controlnet.commands import models
-from controlnet.conditions import find_condition
 from controlnet.generation.controls import Controls
 from controlnet.generation.devices import ModelError
 from controlnet.generation.generator import Generator
@@ -230,8 +229,8 @@ give it with --vae, beside a Stable Diffusion model
 def test_the_page_says_what_files_were_recognised_as(released, small_model):
     dream = put(released, "<dream>.safetensors", "base")
     generator = Generator(small_model, name="dream", resolution=64, files=find_model(str(dream), check=False))
-    note = app.model_note(generator, find_condition("canny"))
-    assert "Model: **dream**, 64 pixels." in note
+    assert app.model_note(generator) == ("Model <b>dream</b>, 64 pixels, in fp32.", "")
+    note = app.files_note(generator)
     assert "model: <b>&lt;dream&gt;.safetensors</b>: Stable Diffusion 1.x (UNet" in note
     assert "control for canny: <b>control_v11p_sd15_canny.pth</b>: a ControlNet of" in note
     assert str(released) not in note

@@ -212,7 +212,7 @@ def test_a_full_queue_and_waiting_for_ones_turn(browser, small_model, files):
         for tab in tabs:
             upload(tab, files / "scene.png")
             tab.locator("#detect").click()
-            tab.wait_for_selector("#status :text('queue:'), #status :text('processing'), .toast-body")
+            tab.wait_for_selector("#waiting :text('You are 2nd'), #status :text('Detecting'), .toast-body")
         slow.entered.wait(30)
         noted(tabs[2], "This application is currently busy. Please try again.")
         tabs[2].wait_for_selector("#cancel:disabled")

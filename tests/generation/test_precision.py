@@ -10,7 +10,6 @@ import torch
 from golden_data import fill_by_recipe, load_golden, relative_error, tiny_config
 
 from cldm.ddim_hacked import DDIMSampler
-from controlnet.conditions import find_condition
 from controlnet.generation import devices
 from controlnet.generation.devices import ModelError, find_precision, precision_name
 from controlnet.generation.generator import Generator
@@ -72,7 +71,7 @@ def test_no_test_depends_on_the_processor():
 def test_page_and_metadata_say_which(small, tmp_path):
     in_bf16(small)
     generator = Generator(small, name="small", resolution=64)
-    assert "in bf16" in model_note(generator, find_condition("seg"))
+    assert "in bf16" in model_note(generator)[0]
     result = generator.generate(Request(None, "a house", hint=np.zeros((64, 64), np.uint8), ddim_steps=1))
     assert result.precision == "bf16" and json.loads(result.metadata(0))["precision"] == "bf16"
     assert result.pictures[0].std() > 0

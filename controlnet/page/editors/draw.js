@@ -71,23 +71,42 @@ function stroke(from, to) {
   redraw();
 }
 
+function snapshot() {
+  return { lines: lines.slice(), width, height, id, condition, picture };
+}
+
 function remember() {
-  done.push(lines.slice());
+  done.push(snapshot());
   undone = [];
-  while (done.length > 1 && done.length * lines.length > MAX_UNDO_BYTES) done.shift();
+  while (done.length > 1 && done.reduce((sum, one) => sum + one.lines.length, 0) > MAX_UNDO_BYTES) done.shift();
 }
 
 function step(from, to) {
   if (!from.length) return;
-  to.push(lines.slice());
-  lines = from.pop();
+  if (lines) to.push(snapshot());
+  const before = from.pop(), same = lines && before.width === width && before.height === height;
+  ({ lines, width, height, id, condition, picture } = before);
+  if (!same) fit();
   redrawAll();
   commit();
 }
 
-function commit() {
+// The canvas for a sheet of this size.
+function fit() {
+  for (const layer of [canvas, paper]) [layer.width, layer.height] = [width, height];
+  canvas.style.width = `min(100%, ${(68 * width) / height}vh)`;
+  root.dataset.state = "ready";
+}
+
+function showSteps() {
   find("undo", "action").disabled = !done.length;
   find("redo", "action").disabled = !undone.length;
+  find("back", "action").hidden = !done.length;
+  find("opacity").parentElement.style.visibility = picture ? "" : "hidden";
+}
+
+function commit() {
+  showSteps();
   props.value = { width, height, runs: pack(lines), id, condition, edited: true };
 }
 
@@ -172,6 +191,7 @@ for (const button of root.querySelectorAll("[data-tool]")) {
 }
 find("undo", "action").addEventListener("click", () => step(done, undone));
 find("redo", "action").addEventListener("click", () => step(undone, done));
+find("back", "action").addEventListener("click", () => step(done, undone));
 find("clear", "action").addEventListener("click", () => {
   if (!lines) return;
   remember();
@@ -184,30 +204,26 @@ find("opacity").addEventListener("input", () => lines && redrawAll());
 // ---- what the server sends ----
 function receive() {
   const value = props.value;
+  if (value && value.edited && value.id === id && lines) return; // our own change, come back
+  if (lines) remember(); // so that a sheet which another takes the place of can be had back
   if (!value) {
     lines = null;
     root.dataset.state = "empty";
-    return;
+    return showSteps();
   }
-  if (value.edited && value.id === id) return; // our own change, come back
   ({ width, height, id, condition } = value);
   lines = unpack(value.runs, width * height);
-  done = [];
-  undone = [];
-  for (const layer of [canvas, paper]) [layer.width, layer.height] = [width, height];
-  canvas.style.width = `min(100%, ${(68 * width) / height}vh)`;
-  find("undo", "action").disabled = find("redo", "action").disabled = true;
-  root.dataset.state = "ready";
+  fit();
   picture = null;
   if (value.picture) {
     const image = new Image();
     const mine = id;
     image.onload = () => {
-      if (mine === id) [picture] = [image], redrawAll();
+      if (mine === id) [picture] = [image], redrawAll(), showSteps();
     };
     image.src = value.picture;
   }
-  find("opacity").parentElement.style.visibility = value.picture ? "" : "hidden";
+  showSteps();
   redrawAll();
 }
 

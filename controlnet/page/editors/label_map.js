@@ -3,14 +3,14 @@
 const root = element.querySelector(".map-editor");
 const canvas = root.querySelector("canvas");
 const find = (name, kind = "control") => root.querySelector(`[data-${kind}="${name}"]`);
-const classes = props.classes; // [[name, "#rrggbb"], ...]
+const classes = props.classes; // [[name, "#rrggbb", whether the model can draw it], ...]
 const colors = classes.map(([, hex]) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
 const MAX_UNDO_BYTES = 48e6;
 
 let width = 0, height = 0, id = null;
 let labels = null;      // Uint8Array, the map
 let firstLabels = null; // what the eraser brings back
-let undone = [], done = [];
+let undone = [], done = []; // snapshots: also of maps that another took the place of
 let picture = null;     // Image or null
 let tool = "brush", current = 0, chosen = false, highlighted = null;
 let pointer = null;     // [x, y] in map pixels, or null
@@ -100,23 +100,42 @@ function fill(x, y) {
   redrawAll();
 }
 
+function snapshot() {
+  return { labels: labels.slice(), firstLabels, width, height, id, picture };
+}
+
 function remember() {
-  done.push(labels.slice());
+  done.push(snapshot());
   undone = [];
-  while (done.length > 1 && done.length * labels.length > MAX_UNDO_BYTES) done.shift();
+  while (done.length > 1 && done.reduce((sum, one) => sum + one.labels.length, 0) > MAX_UNDO_BYTES) done.shift();
 }
 
 function step(from, to) {
   if (!from.length) return;
-  to.push(labels.slice());
-  labels = from.pop();
+  if (labels) to.push(snapshot());
+  const before = from.pop(), same = labels && before.width === width && before.height === height;
+  ({ labels, firstLabels, width, height, id, picture } = before);
+  if (!same) fit();
   redrawAll();
   commit();
 }
 
-function commit() {
+// The canvas for a map of this size.
+function fit() {
+  for (const layer of [canvas, mapLayer]) [layer.width, layer.height] = [width, height];
+  canvas.style.width = `min(100%, ${(68 * width) / height}vh)`;
+  root.dataset.state = "ready";
+}
+
+function showSteps() {
   find("undo", "action").disabled = !done.length;
   find("redo", "action").disabled = !undone.length;
+  find("back", "action").hidden = !done.length;
+  find("opacity").parentElement.style.visibility = picture ? "" : "hidden";
+}
+
+function commit() {
+  showSteps();
   listClasses();
   props.value = { width, height, runs: pack(labels), id, edited: true };
 }
@@ -135,22 +154,48 @@ function listClasses() {
   const present = order.filter((index) => share[index] > 0).sort((a, b) => share[b] - share[a]);
   const absent = order.filter((index) => share[index] === 0).sort((a, b) => classes[a][0].localeCompare(classes[b][0]));
   const list = root.querySelector(".me-classes");
+  const focused = list.contains(document.activeElement) ? document.activeElement.dataset.index : null;
   list.replaceChildren(...present.map((index) => classItem(index, share[index])));
-  if (absent.length) {
-    const heading = document.createElement("li");
-    heading.className = "me-rest";
-    heading.textContent = present.length ? "not in the map" : "";
-    list.append(heading, ...absent.map((index) => classItem(index, 0)));
-  }
+  listRest("not in the map", absent.filter((index) => classes[index][2]));
+  listRest("this model cannot draw", absent.filter((index) => !classes[index][2]));
+  const buttons = [...list.querySelectorAll("button")];
+  const again = buttons.find((button) => button.dataset.index === focused);
+  const stop = again || buttons.find((button) => button.dataset.index === String(current)) || buttons[0];
+  if (stop) stop.tabIndex = 0; // one stop for Tab, arrows inside
+  again?.focus({ preventScroll: true });
   const label = find("current", "out");
   label.textContent = classes[current][0];
   label.style.setProperty("--swatch", classes[current][1]);
 }
 
+function listRest(text, some) {
+  if (!some.length) return;
+  const heading = document.createElement("li");
+  heading.className = "me-rest";
+  heading.textContent = text;
+  root.querySelector(".me-classes").append(heading, ...some.map((index) => classItem(index, 0)));
+}
+
+root.querySelector(".me-classes").addEventListener("keydown", (event) => {
+  const buttons = [...root.querySelectorAll(".me-classes button")], at = buttons.indexOf(event.target);
+  const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: buttons.length - 1 }[event.key];
+  if (to === undefined || !buttons[to]) return;
+  event.preventDefault();
+  buttons[at].tabIndex = -1;
+  buttons[to].tabIndex = 0;
+  buttons[to].focus();
+});
+
 function classItem(index, share) {
   const item = document.createElement("li");
   const button = document.createElement("button");
   button.type = "button";
+  button.tabIndex = -1;
+  button.dataset.index = index;
+  if (!classes[index][2]) {
+    button.className = "me-undrawable";
+    button.title = "This model cannot draw it.";
+  }
   button.setAttribute("aria-pressed", String(index === current));
   button.style.setProperty("--swatch", classes[index][1]);
   const name = document.createElement("span");
@@ -174,7 +219,8 @@ function choose(index) {
   if (tool !== "fill") selectTool("brush");
   redrawAll();
   listClasses();
-  find("note", "out").textContent = `${tool === "fill" ? "Fill" : "Brush"} paints ${classes[index][0]}.`;
+  const cannot = classes[index][2] ? "" : " This model cannot draw it.";
+  find("note", "out").textContent = `${tool === "fill" ? "Fill" : "Brush"} paints ${classes[index][0]}.${cannot}`;
 }
 
 function highlight(index) {
@@ -275,6 +321,7 @@ for (const button of root.querySelectorAll("[data-tool]")) {
 }
 find("undo", "action").addEventListener("click", () => step(done, undone));
 find("redo", "action").addEventListener("click", () => step(undone, done));
+find("back", "action").addEventListener("click", () => step(done, undone));
 find("opacity").addEventListener("input", redraw);
 find("search").addEventListener("input", listClasses);
 find("search").addEventListener("keydown", (event) => {
@@ -286,32 +333,28 @@ find("search").addEventListener("keydown", (event) => {
 // ---- what the server sends ----
 function receive() {
   const value = props.value;
+  if (value && value.edited && value.id === id && labels) return; // our own change, come back
+  if (labels) remember(); // so that a map which another takes the place of can be had back
   if (!value) {
     labels = null;
     root.dataset.state = "empty";
-    return;
+    return showSteps();
   }
-  if (value.edited && value.id === id) return; // our own change, come back
   ({ width, height, id } = value);
   labels = unpack(value.runs, width * height);
   firstLabels = labels.slice();
-  done = [];
-  undone = [];
-  for (const layer of [canvas, mapLayer]) [layer.width, layer.height] = [width, height];
-  canvas.style.width = `min(100%, ${(68 * width) / height}vh)`;
+  fit();
   find("size").value = Math.max(2, Math.round(Math.min(width, height) / 18));
-  find("undo", "action").disabled = find("redo", "action").disabled = true;
-  root.dataset.state = "ready";
   picture = null;
   if (value.picture) {
     const image = new Image();
     const mine = id;
     image.onload = () => {
-      if (mine === id) [picture] = [image], redraw();
+      if (mine === id) [picture] = [image], redraw(), showSteps();
     };
     image.src = value.picture;
   }
-  find("opacity").parentElement.style.visibility = value.picture ? "" : "hidden";
+  showSteps();
   if (!chosen) current = labels[0]; // something that the map knows
   redrawAll();
   listClasses();

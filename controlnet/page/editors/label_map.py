@@ -6,6 +6,7 @@ Indices travel, not colours, so that no brush, scaling or compression can blur o
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from typing import Any
 
 import gradio as gr
@@ -16,9 +17,15 @@ from controlnet.generation.request import RequestError
 from controlnet.page.editors.runs import editor_component, pack_runs, picture_url, unpack_runs
 
 
-def label_map_editor(**options: Any) -> gr.HTML:
-    """The component. Its value in events is None, or what ``show_map`` makes and ``edited_map`` reads."""
-    classes = [[name, "#" + bytes(color).hex()] for name, color in zip(CLASSES, PALETTE, strict=True)]
+def label_map_editor(drawable: Collection[str] = (), **options: Any) -> gr.HTML:
+    """The component. Its value in events is None, or what ``show_map`` makes and ``edited_map`` reads.
+
+    ``drawable`` names the classes that the model can draw, where those are not all.
+    """
+    classes = [
+        [name, "#" + bytes(color).hex(), not drawable or name in drawable]
+        for name, color in zip(CLASSES, PALETTE, strict=True)
+    ]
     return editor_component("label_map", classes=classes, **options)
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from controlnet.generation.packing import MAX_HINT_PIXELS
 from controlnet.generation.request import RequestError
+from controlnet.page.browser import browser_part
 
 _HERE = Path(__file__).resolve().parent
 _MAX_RUN = 65535
@@ -20,13 +21,7 @@ _MAX_RUN = 65535
 
 def editor_component(name: str, **options: Any) -> gr.HTML:
     """A component of the files ``NAME.html``, ``NAME.css`` and ``NAME.js`` of this folder."""
-    return gr.HTML(
-        html_template=(_HERE / f"{name}.html").read_text(encoding="utf-8"),
-        css_template=(_HERE / f"{name}.css").read_text(encoding="utf-8"),
-        js_on_load="".join((_HERE / f"{script}.js").read_text(encoding="utf-8") for script in ("runs", name)),
-        apply_default_css=False,
-        **options,
-    )
+    return browser_part(name, ("runs",), _HERE, **options)
 
 
 def pack_runs(values: np.ndarray) -> dict[str, Any]:

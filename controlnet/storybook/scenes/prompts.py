@@ -64,8 +64,8 @@ NOUNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 COLOURED = ("house", "car", "boat")
 _MASSES = ("tree", "flower", "mountain", "hill")  # spoken of in the plural whatever their number
 _PREPOSITIONS = ("by", "in", "at", "on", "during", "after", "under")
-_OPENINGS = ("a picture of ", "an illustration of ", "a landscape with ", "a scene with ")
-_PRAISE = (", best quality", ", best quality, extremely detailed", ", detailed", ", beautiful")
+OPENINGS = ("a picture of ", "an illustration of ", "a landscape with ", "a scene with ")
+PRAISE = (", best quality", ", best quality, extremely detailed", ", detailed", ", beautiful")
 
 
 def describe(
@@ -103,11 +103,11 @@ def describe(
         text = " ".join([_enumerate(things) or "a landscape", *where, *how[:joins]])
         text = ", ".join([text, *_shuffled(rng, how[joins:])])
         if things and rng.random() < 0.25:
-            text = _pick(rng, _OPENINGS) + text
+            text = _pick(rng, OPENINGS) + text
     else:  # tags in any order
         text = ", ".join(_shuffled(rng, [*things, *where, *how])) or "a landscape"
     if rng.random() < 0.25:
-        text += _pick(rng, _PRAISE)
+        text += _pick(rng, PRAISE)
     return text
 
 

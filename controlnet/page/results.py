@@ -1,0 +1,112 @@
+"""What can be done with a result: look at it, compare it, take it further. Functions behind buttons."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from gradio.utils import get_upload_folder
+from PIL import Image
+
+from controlnet.generation.generator import Result
+from controlnet.generation.png import save_png
+from controlnet.generation.request import RequestError
+from controlnet.page import view
+from controlnet.page.links import link_fragment
+from controlnet.page.uploads import picture_of
+from controlnet.pictures import PictureError
+
+_SLUG = 40  # characters of the prompt in a file's name
+
+
+def gallery_items(result: Result) -> list[tuple[str, str]]:
+    """The pictures as files that carry their request, named by seed and prompt, with their captions."""
+    folder = Path(get_upload_folder()) / secrets.token_hex(16)  # where gradio serves and deletes files
+    folder.mkdir(parents=True)
+    items = []
+    for index, picture in enumerate(result.pictures):
+        path = folder / f"{file_stem(result, index)}.png"
+        save_png(path, picture, result.metadata(index))
+        items.append((str(path), view.caption(result, index)))
+    return items
+
+
+def file_stem(result: Result, index: int) -> str:
+    """A file's name without its ending: ``7_a-red-house-by-a-lake``; in a batch of one seed with a number."""
+    words = re.sub(r"[^a-z0-9]+", "-", result.request.prompt.lower())[:_SLUG].strip("-")
+    number = f"_{index + 1}" if len(set(result.seeds)) < len(result.seeds) else ""
+    return f"{result.seeds[index]}{number}_{words or 'picture'}"
+
+
+def buttons(result: Result | None) -> tuple[Any, ...]:
+    """Which of the buttons under a result have a meaning: seed, input, link, and the marks of departures."""
+    there = gr.update(interactive=result is not None)
+    marks = result is not None and any(score.departs is not None for score in result.scores)
+    return there, there, there, gr.update(interactive=marks)
+
+
+def compare(
+    result: Result | None, index: int, departures: bool, input_image: Any
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The two sides of the slider: the source (or else the hint), and the result, marked where it departs."""
+    if result is None:
+        return None
+    index = min(index, len(result.pictures) - 1)
+    right = result.pictures[index]
+    departs = result.scores[index].departs if result.scores else None
+    if departures and departs is not None:
+        right = view.mark_departures(right, departs)
+    left = result.shown
+    if input_image and not departures:
+        source = _readable(input_image)
+        if source is not None and same_aspect(source, result.hint):
+            size = result.hint.shape[1::-1]
+            left = np.asarray(Image.fromarray(source).resize(size, Image.Resampling.LANCZOS))
+    return left, right
+
+
+def link(result: Result | None) -> str:
+    """The fragment of the address that repeats the result."""
+    return "" if result is None else link_fragment(result.request, result.packed_hint, result.model)
+
+
+def use_seed(result: Result | None, index: int) -> tuple[Any, ...]:
+    """The seed that gives a picture again, the number of images, whether each has its own, and what to
+    expect.
+    """
+    if result is None:
+        return (gr.skip(),) * 4
+    index, request = min(index, len(result.seeds) - 1), result.request
+    if request.per_sample_seeds or request.num_samples == 1:
+        text = f"Seed {result.seeds[index]}: Generate gives this picture again."
+        return result.seeds[index], 1, gr.skip(), view.message_html(text)
+    text = (
+        f"Seed {request.seed}, shared by {request.num_samples} images: this one is number {index + 1} again."
+    )
+    return request.seed, request.num_samples, False, view.message_html(text)
+
+
+def use_as_input(result: Result | None, index: int, input_image: Any) -> tuple[Any, ...]:
+    """A result as the next picture; its hint is to be detected anew."""
+    picture = input_image
+    if result is not None:
+        picture = result.pictures[min(index, len(result.pictures) - 1)]
+    return picture, None, None, None, None
+
+
+def same_aspect(picture: np.ndarray, hint: np.ndarray) -> bool:
+    """True where a picture may lie under a hint: rounding to multiples of 64 bends the aspect a little."""
+    (h, w), (height, width) = picture.shape[:2], hint.shape[:2]
+    return abs(np.log(w / h) - np.log(width / height)) < 0.2
+
+
+def _readable(path: str) -> np.ndarray | None:
+    """A visitor's picture, or None where it is none: that was said when it was first used."""
+    try:
+        return picture_of(path)
+    except (PictureError, RequestError):
+        return None
