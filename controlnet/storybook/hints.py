@@ -1,7 +1,7 @@
 """Hints of every kind for drawn scenes, by the product's own conditions, for a control copy that knows all.
 
-What a network would find in photographs is taken from what is known of a scene instead: depth from the canvas,
-a person's drawing from the outlines of the map.
+What a network would find in photographs is taken from what is known of a scene instead: depth from the
+canvas, a person's drawing from the outlines of the map.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from annotator.ade20k import colorize
 from annotator.midas.maps import depth_picture, normal_picture
 from controlnet.conditions import Condition, find_condition
 from controlnet.conditions.base import Hint
+from controlnet.generation.request import default_detect_resolution
 from controlnet.storybook.dataset import Scene, draw_scene
 
 DEPTH_RANGE = 200.0
-"""Raw depth of the nearest ground, as `controlnet.storybook.train_depth` gives the embedded network."""
+"""Raw depth of the nearest ground, of drawn scenes and of the embedded network: at 384 pixels flat ground
+then leans by about 45 degrees in a normal map, in the middle of what a ControlNet knows."""
 SHARES = {
     "seg": 0.3, "canny": 0.13, "hed": 0.12, "fake_scribble": 0.08, "scribble": 0.09, "hough": 0.08,
     "depth": 0.1, "normal": 0.1,
@@ -40,8 +42,8 @@ def drawn_hint(
         scene: of any size.
         condition: one of `SHARES`.
         window: rows and columns of the picture that are wanted.
-        random: varies thresholds, line widths, sharpness and the detector's resolution; without, they are what
-            the page begins with.
+        random: varies thresholds, line widths, sharpness and the detector's resolution; without, they are
+            what the page begins with.
 
     Raises:
         ValueError: another condition.
@@ -57,7 +59,9 @@ def drawn_hint(
         raise ValueError(f"Drawn scenes have no hints of {name}; known are {', '.join(SHARES)}.")
     picture = np.ascontiguousarray(scene.picture[window])
     side = min(picture.shape[:2])
-    detect = side * 2 if random is None else round(side * random.choice((1.0, 1.5, 2.0)))
+    detect = default_detect_resolution(condition, side)
+    if random is not None:
+        detect = round(detect * random.choice((1.0, 1.0, 1.5)))
     return condition.hint(picture, side, detect, **_options(name, random))
 
 
@@ -76,9 +80,9 @@ def _options(name: str, random: np.random.Generator | None) -> dict[str, float]:
 def _of_depth(depth: np.ndarray, condition: Condition, random: np.random.Generator | None) -> Hint:
     """Depth or normals of a canvas, at the size of the canvas by way of the detector's own resolution."""
     height, width = depth.shape
-    large = round(height * 1.5), round(width * 1.5)  # 384 for 256 pixels, what the steepness is for
-    raw = DEPTH_RANGE * cv2.resize(depth, large[::-1], interpolation=cv2.INTER_LINEAR)
-    blur = 1.0 if random is None else float(random.uniform(0.3, 2.0))  # networks do not see as sharply
+    seen = tuple(default_detect_resolution(condition, side) for side in (width, height))
+    raw = DEPTH_RANGE * cv2.resize(depth, seen, interpolation=cv2.INTER_AREA)
+    blur = 0.7 if random is None else float(random.uniform(0.3, 1.5))  # networks do not see as sharply
     raw = cv2.GaussianBlur(raw, (0, 0), blur)
     if condition.name == "depth":
         return condition.fit(depth_picture(raw), height, width)
@@ -99,7 +103,9 @@ def _drawing(labels: np.ndarray, random: np.random.Generator | None) -> np.ndarr
 def _wobbled(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A map with shifts of up to a few pixels that change smoothly from place to place."""
     height, width = labels.shape
-    coarse = random.normal(size=(2, height // 32 + 2, width // 32 + 2)).astype(np.float32) * random.uniform(0, 2)
+    coarse = random.normal(size=(2, height // 32 + 2, width // 32 + 2)).astype(np.float32) * random.uniform(
+        0, 2
+    )
     shift = [cv2.resize(part, (width, height), interpolation=cv2.INTER_CUBIC) for part in coarse]
     rows, columns = np.indices((height, width), np.float32)
     return cv2.remap(
@@ -116,14 +122,14 @@ def _condition(name: str) -> Condition:
 class HintedScenes:
     """Scenes with a hint of one condition each, drawn when they are asked for: nothing is kept on disk.
 
-    Takes the same place in ``make_loader`` as ``controlnet.storybook.dataset.StorybookDataset``. Of the items,
-    whole scenes and windows come in batches of their own; which hint an item has follows from its draw.
+    Takes the same place in ``make_loader`` as ``controlnet.storybook.dataset.StorybookDataset``. Whole scenes
+    and windows come in batches of their own; which hint an item has follows from its draw.
 
     Args:
         first_seed: seed of item 0. Training keeps below ``HELD_OUT_SEED``.
         count: number of items.
         size: side of a whole picture in pixels.
-        crop: side of a window.
+        crop: side of a window, a multiple of 64.
         whole: share of items, in [0, 1], that are whole scenes.
         empty_prompts, dropped_prompt: as in ``controlnet.training.data.dataset.ControlDataset``.
         shares: how often each condition's hints are drawn; by default `SHARES`.
@@ -142,9 +148,10 @@ class HintedScenes:
         shares: Mapping[str, float] = SHARES,
         seed: int = 0,
     ) -> None:
-        if count < 1 or not 8 <= crop <= size or not 0 <= whole <= 1:
+        if count < 1 or not 64 <= crop <= size or crop % 64 or not 0 <= whole <= 1:
             raise ValueError(
-                f"count is {count}, crop {crop} and whole {whole}; 1 or more, 8 to {size}, and a share are wanted."
+                f"count is {count}, crop {crop} and whole {whole}; 1 or more, a multiple of 64 up to {size}, and "
+                "a share are wanted."
             )
         self.first_seed, self.count, self.size, self.crop = first_seed, count, size, crop
         self.empty_prompts, self.dropped_prompt, self.seed = empty_prompts, dropped_prompt, seed
@@ -169,9 +176,9 @@ class HintedScenes:
                 stream; an index alone is its own position.
 
         Returns:
-            ``jpg`` float32 ``[H, W, 3]`` RGB in [-1, 1]; ``hint`` and ``map`` (in the colours of ADE20K) float32
-            ``[H, W, 3]`` RGB in [0, 1]; ``txt``; ``condition``, whose hint it is. For a ``Draw`` also ``index``
-            and ``noise_seed``, integers.
+            ``jpg`` float32 ``[H, W, 3]`` RGB in [-1, 1]; ``hint`` and ``map`` (in the colours of ADE20K)
+            float32 ``[H, W, 3]`` RGB in [0, 1]; ``txt``; ``condition``, whose hint it is. For a ``Draw`` also
+            ``index`` and ``noise_seed``, integers.
         """
         index, position = key if isinstance(key, tuple) else (key, key)
         if not 0 <= index < self.count:

@@ -17,8 +17,8 @@ class TaughtControl(ControlLDM):
     """ControlNet whose target is partly what its own control copy said of the map, before training began.
 
     Diffusion's own target holds a noise that nothing can predict, and most of a gradient comes from it. The
-    teacher's answer is free of it, so that a few hundred steps suffice; and hints that are maps stay what they
-    were. The rest of the target is the picture's, for what a hint tells beyond the map: windows, a cow's spots.
+    teacher's answer is free of it, so that fewer steps suffice; and hints that are maps stay what they were.
+    The rest of the target is the picture's, for what a hint tells beyond the map: windows, a cow's spots.
     (Knowledge distillation: Hinton et al., https://arxiv.org/abs/1503.02531.)
 
     Batches have the ``map`` ``[B, H, W, 3]`` in [0, 1] beside the ``hint``. The UNet must stay as it is
@@ -66,7 +66,11 @@ class TaughtControl(ControlLDM):
         return latent, {**cond, "map": maps}, *others
 
     def p_losses(
-        self, x_start: torch.Tensor, cond: Mapping[str, Any], t: torch.Tensor, noise: torch.Tensor | None = None
+        self,
+        x_start: torch.Tensor,
+        cond: Mapping[str, Any],
+        t: torch.Tensor,
+        noise: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss at time steps ``t``, and its parts by name for the log."""
         noise = default(noise, lambda: torch.randn_like(x_start))

@@ -28,6 +28,7 @@ from annotator.midas.config import dpt_config
 from annotator.midas.network import DepthNetwork
 from controlnet.storybook.command_line import run_training
 from controlnet.storybook.dataset import draw_scene
+from controlnet.storybook.hints import DEPTH_RANGE
 from controlnet.storybook.train_detector import degrade
 from controlnet.training.callbacks import NonFiniteGuard, Throughput
 from controlnet.training.checkpointing import AtomicCheckpointIO, SaveLast
@@ -37,10 +38,6 @@ from controlnet.training.muon import Muon
 from ldm.weights import save_state_dict
 
 logger = logging.getLogger(__name__)
-
-RANGE = 200.0
-"""Raw depth of the nearest ground in the saved network: at 384 pixels flat ground then leans by about 45
-degrees in a normal map, in the middle of what a ControlNet knows."""
 
 
 def picture_and_depth(seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -161,11 +158,11 @@ class DepthTraining(pl.LightningModule):
 
 
 def save_network(network: DepthNetwork, path: Path) -> None:
-    """Save the weights as float16, with the keys of the released file, for depths from 0 to `RANGE`."""
+    """Save the weights as float16, with the keys of the released file, for depths from 0 to `DEPTH_RANGE`."""
     state = {key: tensor.detach().float() for key, tensor in network.state_dict().items()}
     for part in ("weight", "bias"):
         key = f"scratch.output_conv.4.{part}"
-        state[key] = state[key] * RANGE
+        state[key] = state[key] * DEPTH_RANGE
     save_state_dict({key: tensor.half() for key, tensor in state.items()}, path)
 
 
