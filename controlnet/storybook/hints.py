@@ -150,8 +150,8 @@ class HintedScenes:
     ) -> None:
         if count < 1 or not 64 <= crop <= size or crop % 64 or not 0 <= whole <= 1:
             raise ValueError(
-                f"count is {count}, crop {crop} and whole {whole}; 1 or more, a multiple of 64 up to {size}, and "
-                "a share are wanted."
+                f"count is {count}, crop {crop} and whole {whole}; 1 or more, a multiple of 64 up to "
+                f"{size}, and a share are wanted."
             )
         self.first_seed, self.count, self.size, self.crop = first_seed, count, size, crop
         self.empty_prompts, self.dropped_prompt, self.seed = empty_prompts, dropped_prompt, seed
