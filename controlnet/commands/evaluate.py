@@ -3,6 +3,8 @@
 Scenes are drawn from seeds that training never saw, or read from a folder like those that tutorial_train.py
 reads. The same command measures Stable Diffusion with the ADE20K detector: --model sd15 --folder FOLDER.
 How pictures agree with their prompts is told of drawn scenes, and of a folder where --model is tiny.
+--condition canny steers by edges instead of maps, --condition all by one condition after the other; the maps
+of what came out are compared all the same.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,19 @@ import cv2
 from PIL import Image
 
 from annotator.uniformer import SegmentationDetector
-from controlnet.evaluate.evaluation import Case, Sampling, detector_score, evaluate, read_cases
+from controlnet.conditions import DEFAULT, all_conditions
+from controlnet.evaluate.evaluation import (
+    Case,
+    Sampling,
+    detector_score,
+    evaluate,
+    read_cases,
+    steered,
+    with_hints,
+)
 from controlnet.evaluate.grid import sheet
 from controlnet.generation.devices import ModelError, find_device
+from controlnet.generation.generator import Generator
 from controlnet.generation.loading import load_generator
 from controlnet.generation.models import check_detector_options, known_models
 from controlnet.generation.options import add_model_arguments, files_from_options
@@ -41,6 +54,11 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     )
     parser.add_argument("--folder", type=Path, help="a data set with maps, instead of drawn scenes")
     parser.add_argument("--hint-kind", default="color-map", help="its maps: color-map or class-index")
+    parser.add_argument(
+        "--condition",
+        default=DEFAULT,
+        help=f"what steers: a condition, {DEFAULT} by default, or all that drawn scenes have hints of",
+    )
     parser.add_argument("--sampler", choices=list(SAMPLERS), default=DEFAULT_SAMPLER, help="(default: ddim)")
     parser.add_argument("--steps", type=int, default=20, help="of the sampler (default 20)")
     for name, default in zip(("start", "end"), WHOLE_RUN, strict=True):
@@ -60,6 +78,10 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
         parser.error("--count, --steps and --batch-size must be at least 1")
     if not 0 <= options.guidance_start <= options.guidance_end <= 1:
         parser.error("--guidance-start must not be above --guidance-end, both from 0 to 1")
+    if options.condition not in (*all_conditions(), "all"):
+        parser.error(
+            f"--condition must be all or one of {', '.join(all_conditions())}, got {options.condition}"
+        )
     if options.grid and options.grid.suffix.lower() != ".png":
         parser.error(f"--grid wants a file that ends in .png, got {options.grid}")
     cv2.setNumThreads(1)
@@ -72,11 +94,24 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     except (ModelError, WeightsError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for name, value in scores.items():
-        print(f"{name:18} {value:.4f}" if isinstance(value, float) else f"{name:18} {value}")
+    print_scores(scores)
     if options.json:
         options.json.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def print_scores(scores: Mapping[str, Any]) -> None:
+    """A line for each score, and for several conditions a table."""
+    for name, value in scores.items():
+        if name == "conditions":
+            continue
+        print(f"{name:18} {value:.4f}" if isinstance(value, float) else f"{name:18} {value}")
+    if table := scores.get("conditions"):
+        columns = ("control_miou", "of_seg", "prompt_accuracy", "adherence")
+        print(" ".join([f"{'condition':18}", *(f"{column:>15}" for column in columns)]))
+        for name, row in table.items():
+            cells = ("-" if row[column] is None else f"{row[column]:.4f}" for column in columns)
+            print(" ".join([f"{name:18}", *(f"{cell:>15}" for cell in cells)]))
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -95,22 +130,49 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     model, detector = generator.model, generator.condition("seg").detector
     cases, source = find_cases(options, generator.resolution)
     scale = files.guidance if options.scale is None else options.scale
+    first = DEFAULT if options.condition == "all" else options.condition
     sampling = Sampling(
         options.steps,
         scale,
         options.batch_size,
         sampler=options.sampler,
+        network=generator.controls.network(first),
         guidance_interval=(options.guidance_start, options.guidance_end),
     )
-    report = evaluate(model, detector, cases, sampling, keep=8 if options.grid else 0)
+    report = evaluate(
+        model, detector, cases, sampling, generator.condition(first), keep=8 if options.grid else 0
+    )
+    if options.condition == "all":
+        report.scores["conditions"] = compare_conditions(generator, cases, sampling, report.scores)
     if options.grid:
-        Image.fromarray(sheet(model, cases, report.generated, sampling)).save(options.grid)
-    about = {"model": files.name, "count": len(cases), **source}
+        picture = sheet(model, with_hints(cases, generator.condition(first)), report.generated, sampling)
+        Image.fromarray(picture).save(options.grid)
+    about = {"model": files.name, "condition": options.condition, "count": len(cases), **source}
     about |= {"sampler": options.sampler, "steps": options.steps, "scale": scale}
     if sampling.guidance_interval != WHOLE_RUN:
         about["guidance_interval"] = list(sampling.guidance_interval)
     about["precision"] = generator.precision
     return about | report.scores
+
+
+def compare_conditions(
+    generator: Generator, cases: Sequence[Case], sampling: Sampling, seg: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """`steered`'s scores by condition, and ``of_seg``, the share of what maps reach."""
+    from controlnet.storybook.hints import SHARES
+
+    table = {DEFAULT: dict(seg)}
+    for name in SHARES:
+        if name != DEFAULT:
+            way = replace(sampling, network=generator.controls.network(name))
+            condition, detector = generator.condition(name), generator.condition(DEFAULT).detector
+            table[name] = steered(generator.model, detector, cases, way, condition).scores
+    keys = ("control_miou", "prompt_accuracy", "prompt_accuracy_of", "adherence", "control_iou")
+    return {
+        name: {"of_seg": scores["control_miou"] / max(seg["control_miou"], 1e-9)}
+        | {key: scores[key] for key in keys}
+        for name, scores in table.items()
+    }
 
 
 def find_cases(options: argparse.Namespace, size: int) -> tuple[list[Case], dict[str, Any]]:

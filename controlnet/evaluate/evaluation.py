@@ -1,8 +1,9 @@
 """How well a model keeps to map and prompt, measured on cases that it never saw; see ``tool_evaluate.py``.
 
-Every picture is made from a map and a prompt, the detector finds the map of what came out, and the two maps
-are compared. A score of the detector itself, on the cases' own pictures, says what a perfect model could
-reach. Whether a picture agrees with its prompt is left to judges, which the cases bring along.
+Every picture is made from a hint and a prompt, the detector finds the map of what came out, and that is
+compared with the map of what was asked for, which is known whatever the hint is. A score of the detector
+itself, on the cases' own pictures, says what a perfect model could reach. Whether a picture agrees with its
+prompt is left to judges, which the cases bring along.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from tqdm import tqdm
 from annotator.ade20k import CLASSES, colorize, labels_from_colors
 from annotator.uniformer import SegmentationDetector
 from annotator.util import resize_image
-from cldm.cldm import ControlLDM
+from cldm.cldm import ControlLDM, ControlNet
+from controlnet.conditions import DEFAULT, Condition, Hint, find_condition
 from controlnet.evaluate.scores import MeanIoU
+from controlnet.generation.request import default_detect_resolution
 from controlnet.generation.samplers import DEFAULT_SAMPLER
 from controlnet.generation.sampling import (
     WHOLE_RUN,
@@ -49,28 +52,51 @@ class Case:
         labels: its map, uint8 ``[H, W]``.
         prompt: what it shows.
         judge: tells whether another picture agrees with the prompt; without one, nothing is said of that.
+        draw_hint: gives a condition's hint at the picture's size, where more is known than the picture shows;
+            without, the condition's detector finds it.
+        control: what steers, uint8 RGB ``[H, W, 3]``; without, the map in its colours.
     """
 
     picture: np.ndarray
     labels: np.ndarray
     prompt: str
     judge: Judge | None = None
+    draw_hint: Callable[[Condition], Hint] | None = None
+    control: np.ndarray | None = None
 
     def agreement(self, picture: np.ndarray) -> Mapping[str, bool]:
         """The judge's verdict on a picture."""
         return self.judge(picture) if self.judge else {}
+
+    @property
+    def steering(self) -> np.ndarray:
+        """What the network sees, uint8 RGB ``[H, W, 3]``."""
+        return colorize(self.labels) if self.control is None else self.control
+
+    def hint(self, condition: Condition) -> Hint:
+        """The hint of this case, at the picture's size: of the segmentation the map itself."""
+        if condition.name == DEFAULT:
+            return self.labels
+        return self.draw_hint(condition) if self.draw_hint else detected_hint(condition, self.picture)
+
+
+def detected_hint(condition: Condition, picture: np.ndarray) -> Hint:
+    """What the condition's detector finds in a picture, as the page does it for results of this size."""
+    side = min(picture.shape[:2])
+    return condition.hint(picture, side, default_detect_resolution(condition, side))
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How pictures are made: ``steps`` of a ``sampler``, guidance ``scale`` in ``guidance_interval`` of the
     run, ``batch_size``, and the ``seed`` of the first one's noise; the next one has the next seed, whatever
-    the batches."""
+    the batches. ``network`` steers instead of the model's own control."""
 
     steps: int = 20
     scale: float = 4.0
     batch_size: int = 8
     seed: int = 0
+    network: ControlNet | None = None
     sampler: str = DEFAULT_SAMPLER
     guidance_interval: tuple[float, float] = WHOLE_RUN
 
@@ -131,10 +157,12 @@ def generate(
         sampling: steps and guidance.
         strength: factor of the control; 0 leaves the prompt alone.
     """
-    maps = np.stack([colorize(case.labels) for case in cases])
+    hints = np.stack([case.steering for case in cases])
     prompts, negative_prompts = [case.prompt for case in cases], [""] * len(cases)
     scales = control_scales(strength, len(model.control_scales))
-    cond, uncond = guided_conditions(model, maps, prompts, negative_prompts, scales)
+    cond, uncond = guided_conditions(
+        model, hints, prompts, negative_prompts, scales, network=sampling.network
+    )
     noise = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
     latents = sample_latents(
         model,
@@ -212,11 +240,52 @@ def by_name(score: MeanIoU) -> dict[str, float]:
     return {CLASSES[label]: round(iou, 4) for label, iou in score.per_class().items()}
 
 
+def with_hints(cases: Sequence[Case], condition: Condition, hints: Sequence[Hint] = ()) -> list[Case]:
+    """The cases, steered by a condition: by these hints, or by their own."""
+    hints = hints or [case.hint(condition) for case in cases]
+    return [replace(case, control=condition.control(hint)) for case, hint in zip(cases, hints, strict=True)]
+
+
+def steered(
+    model: ControlLDM,
+    detector: SegmentationDetector,
+    cases: Sequence[Case],
+    sampling: Sampling,
+    condition: Condition,
+    keep: int = 0,
+    progress: bool = True,
+) -> Report:
+    """Scores of pictures that a condition's hints steer; arguments as of `evaluate`.
+
+    Returns:
+        A report with ``control_miou`` by the map of each case, `prompt_scores`, ``adherence`` (what the
+        condition itself says of picture and hint: the mean agreement, in [0, 1]; None where it cannot be
+        told) and ``control_iou`` of single classes.
+    """
+    hints = [case.hint(condition) for case in cases]
+    cases = with_hints(cases, condition, hints)
+    is_measured = condition.is_measured and not condition.missing_weights()
+    report, found, agreements, adherence = Report({}), MeanIoU(), [], []
+    for index, picture in generate_all(model, cases, sampling, 1.0, progress):
+        found.update(detector.labels(picture), cases[index].labels)
+        agreements.append(cases[index].agreement(picture))
+        score = condition.score(hints[index], detected_hint(condition, picture)) if is_measured else None
+        adherence += [] if score is None else [score.agreement]
+        if index < keep:
+            report.generated[index] = picture
+    report.scores["control_miou"] = float(found.compute())
+    report.scores |= prompt_scores(agreements)
+    report.scores["adherence"] = float(np.mean(adherence)) if adherence else None
+    report.scores["control_iou"] = by_name(found)
+    return report
+
+
 def evaluate(
     model: ControlLDM,
     detector: SegmentationDetector,
     cases: Sequence[Case],
     sampling: Sampling,
+    condition: Condition | None = None,
     keep: int = 0,
     progress: bool = True,
 ) -> Report:
@@ -227,33 +296,29 @@ def evaluate(
         detector: finds the maps of pictures, with ADE20K's classes.
         cases: what is asked for, with judges of the prompts or without.
         sampling: how pictures are made.
+        condition: whose hints steer; by default the segmentation's, with this detector.
         keep: how many generated pictures to keep in the report.
         progress: show progress bars.
 
     Returns:
-        A report with ``detector_miou``, ``control_miou``, ``control_ratio``, ``uncontrolled_miou``,
-        `prompt_scores`, ``vae_psnr`` in dB and ``seconds_per_image``, besides the scores of single classes.
+        A report with ``detector_miou``, ``control_ratio``, ``uncontrolled_miou``, ``vae_psnr`` in dB and
+        ``seconds_per_image``, what `steered` says, and the scores of single classes.
 
     Raises:
         ValueError: no cases.
     """
     if not cases:
         raise ValueError("There is nothing to evaluate: no cases.")
-    report = Report(detector_score(detector, cases))
-    scores = report.scores
-    controlled, free, agreements = MeanIoU(), MeanIoU(), []
-    for index, picture in generate_all(model, cases, sampling, 1.0, progress):
-        controlled.update(detector.labels(picture), cases[index].labels)
-        agreements.append(cases[index].agreement(picture))
-        if index < keep:
-            report.generated[index] = picture
+    condition = condition or find_condition(DEFAULT)(detector)
+    report = steered(model, detector, cases, sampling, condition, keep, progress)
+    by_class = report.scores.pop("control_iou")
+    scores = report.scores = detector_score(detector, cases) | report.scores
+    free = MeanIoU()
     for index, picture in generate_all(model, cases, sampling, 0.0, progress):
         free.update(detector.labels(picture), cases[index].labels)
-    scores["control_miou"] = float(controlled.compute())
     scores["control_ratio"] = scores["control_miou"] / max(scores["detector_miou"], 1e-9)
     scores["uncontrolled_miou"] = float(free.compute())
-    scores |= prompt_scores(agreements)
     scores["vae_psnr"] = vae_psnr(model, cases)
     scores["seconds_per_image"] = seconds_per_image(model, cases[0], sampling)
-    scores["control_iou"] = by_name(controlled)
+    scores["control_iou"] = by_class
     return report

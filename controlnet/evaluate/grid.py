@@ -1,14 +1,14 @@
-"""A sheet of pictures to look at: generated ones beside drawn ones, and one map or prompt with several of the
-other.
+"""A sheet of pictures to look at: generated ones beside drawn ones, and one hint or prompt with several of
+the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from annotator.ade20k import colorize
 from cldm.cldm import ControlLDM
 from controlnet.evaluate.evaluation import Case, Sampling, generate_all
 
@@ -22,20 +22,19 @@ _GAP = 4
 
 
 def compare(cases: Sequence[Case], generated: Mapping[int, np.ndarray]) -> np.ndarray:
-    """One row a case: its map, the drawn picture, the generated one."""
-    return stack(
-        [[colorize(cases[i].labels), cases[i].picture, picture] for i, picture in sorted(generated.items())]
-    )
+    """One row a case: what steers, the drawn picture, the generated one."""
+    return stack([[cases[i].steering, cases[i].picture, picture] for i, picture in sorted(generated.items())])
 
 
 def variations(model: ControlLDM, cases: Sequence[Case], sampling: Sampling) -> np.ndarray:
-    """Rows of the first cases' maps, columns of ``PROMPTS``: each prompt on each map, with one noise."""
+    """Rows of the first cases' hints, columns of ``PROMPTS``: each prompt on each hint, with one noise."""
     shape = cases[0].labels.shape
-    maps = [case.labels for case in cases if case.labels.shape == shape][:4]
-    asked = [Case(cases[0].picture, labels, prompt) for labels in maps for prompt in PROMPTS]
+    chosen = [case for case in cases if case.labels.shape == shape][:4]
+    asked = [replace(case, prompt=prompt) for case in chosen for prompt in PROMPTS]
     pictures = [picture for _, picture in generate_all(model, asked, sampling, progress=False)]
     width = len(PROMPTS)
-    return stack([[colorize(maps[k]), *pictures[k * width : (k + 1) * width]] for k in range(len(maps))])
+    rows = (pictures[k * width : (k + 1) * width] for k in range(len(chosen)))
+    return stack([[case.steering, *row] for case, row in zip(chosen, rows, strict=True)])
 
 
 def stack(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:

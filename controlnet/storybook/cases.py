@@ -9,6 +9,7 @@ import numpy as np
 
 from controlnet.evaluate.evaluation import Case
 from controlnet.storybook.dataset import draw_scene
+from controlnet.storybook.hints import drawn_hint
 from controlnet.storybook.scenes.judge import judge
 from controlnet.storybook.scenes.prompts import named_in
 
@@ -16,7 +17,10 @@ from controlnet.storybook.scenes.prompts import named_in
 def draw_cases(count: int, seed: int, size: int) -> list[Case]:
     """Scenes ``seed`` to ``seed + count - 1``, ``size`` pixels a side."""
     scenes = (draw_scene(seed + index, size) for index in range(count))
-    return [with_judge(Case(scene.picture, scene.labels, scene.prompt)) for scene in scenes]
+    return [
+        with_judge(Case(scene.picture, scene.labels, scene.prompt, draw_hint=partial(drawn_hint, scene)))
+        for scene in scenes
+    ]
 
 
 def with_judge(case: Case) -> Case:

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from annotator.midas.config import dpt_config
 from annotator.midas.network import DepthNetwork
 from controlnet.storybook.dataset import draw_scene
+from controlnet.storybook.hints import DEPTH_RANGE
 from controlnet.storybook.lesson import fit, rising_and_falling, run_training
 from controlnet.storybook.scene_items import Scenes, channels_first, degrade
 from controlnet.training.data.dataset import Draw
@@ -33,10 +34,6 @@ from controlnet.training.muon import Muon
 from ldm.weights import save_state_dict
 
 logger = logging.getLogger(__name__)
-
-RANGE = 200.0
-"""Raw depth of the nearest ground in the saved network: at 384 pixels flat ground then leans by about 45
-degrees in a normal map, in the middle of what a ControlNet knows."""
 
 
 def picture_and_depth(seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -142,11 +139,11 @@ class DepthTraining(pl.LightningModule):
 
 
 def save_network(network: DepthNetwork, path: Path) -> None:
-    """Save the weights as float16, with the keys of the released file, for depths from 0 to `RANGE`."""
+    """Save the weights as float16, with the keys of the released file, for depths from 0 to `DEPTH_RANGE`."""
     state = {key: tensor.detach().float() for key, tensor in network.state_dict().items()}
     for part in ("weight", "bias"):
         key = f"scratch.output_conv.4.{part}"
-        state[key] = state[key] * RANGE
+        state[key] = state[key] * DEPTH_RANGE
     save_state_dict({key: tensor.half() for key, tensor in state.items()}, path)
 
 

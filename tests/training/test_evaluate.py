@@ -35,6 +35,7 @@ from controlnet.evaluate.scores import MeanIoU
 from controlnet.storybook.cases import draw_cases, with_judge
 from controlnet.storybook.dataset import HELD_OUT_SEED, StorybookDataset, draw_scene, write_dataset
 from controlnet.storybook.export import export
+from controlnet.storybook.hints import SHARES
 from controlnet.storybook.make_tiny import make_tiny
 from controlnet.storybook.normalize_latents import latent_statistics, normalize
 from controlnet.storybook.scene_items import degrade
@@ -323,6 +324,13 @@ def test_the_tool_measures_and_shows_any_model(made, tmp_path, capsys):
     assert scores["seed"] == HELD_OUT_SEED
     assert "control_miou" in capsys.readouterr().out
     assert (tmp_path / "new" / "g.png").stat().st_size > 1000
+    assert tool_evaluate.main([*arguments, "--condition", "all", "--count", "1"]) == 0
+    table = json.loads((tmp_path / "new" / "s.json").read_text())["conditions"]
+    assert list(table) == list(SHARES) and table["seg"]["of_seg"] == 1
+    assert all(0 <= row["control_miou"] <= 1 for row in table.values())
+    printed = capsys.readouterr().out
+    assert re.search(r"^condition +control_miou +of_seg +prompt_accuracy +adherence$", printed, re.M)
+    assert re.search(r"^canny +0\.\d{4} +\d\.\d{4} +\S+ +[01]\.\d{4}$", printed, re.M)
     detector = arguments[arguments.index("--detector-weights") + 1]
     assert tool_evaluate.main(["--detector-only", "--detector-weights", detector, "--count", "2"]) == 0
     assert "detector_miou" in capsys.readouterr().out
@@ -330,6 +338,9 @@ def test_the_tool_measures_and_shows_any_model(made, tmp_path, capsys):
     assert "Known names" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):  # before it measures for minutes
         tool_evaluate.main(["--grid", str(tmp_path / "grid.txt")])
+    with pytest.raises(SystemExit, match="2"):
+        tool_evaluate.main(["--condition", "edges"])
+    assert "--condition must be all or one of canny" in capsys.readouterr().err
     assert tool_evaluate.main(["--json", str(tmp_path)]) == 1
     assert "is a folder" in capsys.readouterr().err
 

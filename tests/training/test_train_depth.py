@@ -12,8 +12,8 @@ from tiny_training import resumed_exactly
 
 from annotator.midas import MidasDetector
 from controlnet.storybook.dataset import draw_scene
+from controlnet.storybook.hints import DEPTH_RANGE
 from controlnet.storybook.train_depth import (
-    RANGE,
     DepthScenes,
     aligned_error,
     depth_loss,
@@ -63,7 +63,8 @@ def test_saved_depth_has_the_range_that_normals_need(settings, tmp_path):
     assert (tmp_path / "depth.safetensors").stat().st_size < 2e6
     picture = draw_scene(0, 64).picture
     with torch.no_grad():
-        expected = network(torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1)[0] * RANGE
+        x = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+        expected = network(x)[0] * DEPTH_RANGE
     depth = MidasDetector(tmp_path / "depth.safetensors", device="cpu").depth(picture)
     assert expected.std() > 0
     np.testing.assert_allclose(depth, expected.numpy(), rtol=0.01, atol=0.01 * float(expected.max()))

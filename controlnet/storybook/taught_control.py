@@ -1,0 +1,88 @@
+"""A control copy that learns hints of all kinds from one that knows maps already."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from cldm.cldm import ControlLDM, ControlNet
+from controlnet.conditions.seg.areas import area_weights
+from ldm.util import default
+
+
+class TaughtControl(ControlLDM):
+    """ControlNet whose target is partly what its own control copy said of the map, before training began.
+
+    Diffusion's own target holds a noise that nothing can predict, and most of a gradient comes from it. The
+    teacher's answer is free of it, so that fewer steps suffice; and hints that are maps stay what they were.
+    The rest of the target is the picture's, for what a hint tells beyond the map: windows, a cow's spots.
+    (Knowledge distillation: Hinton et al., https://arxiv.org/abs/1503.02531.)
+
+    Batches have the ``map`` ``[B, H, W, 3]`` in [0, 1] beside the ``hint``. The UNet must stay as it is
+    (``sd_locked``): teacher and pupil share it.
+
+    Args:
+        taught: share of the teacher in the target, in [0, 1].
+        area_balance: small classes of the map count for more in the loss; see `area_weights`.
+        others: of `ControlLDM`.
+    """
+
+    teacher: ControlNet | None
+
+    def __init__(self, *args: Any, taught: float = 0.7, area_balance: float = 0.0, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.taught, self.area_balance = taught, area_balance
+        self.__dict__["teacher"] = None  # no part of the module: nobody trains, averages or exports it
+
+    def on_fit_start(self) -> None:
+        """Before the first step the teacher takes over what the control copy knows; a resumed one has it."""
+        super().on_fit_start()
+        if self.teacher is None:
+            self.__dict__["teacher"] = self._copy_of_control()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The teacher goes with the checkpoint: the control copy is another one by then."""
+        super().on_save_checkpoint(checkpoint)
+        if self.teacher is not None:
+            checkpoint["teacher"] = self.teacher.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.__dict__["teacher"] = self._copy_of_control()
+        self.teacher.load_state_dict(checkpoint["teacher"])
+
+    def _copy_of_control(self) -> ControlNet:
+        return copy.deepcopy(self.control_model).eval().requires_grad_(False).to(self.device)
+
+    @torch.no_grad()
+    def get_input(self, batch: Mapping[str, Any], k: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """As `ControlLDM.get_input`; the condition holds the map too, as ``map`` ``[B, 3, H, W]``."""
+        latent, cond, *others = super().get_input(batch, k, *args, **kwargs)
+        hint = cond["c_concat"][0]
+        maps = torch.as_tensor(batch["map"])[: len(hint)].to(hint).permute(0, 3, 1, 2).contiguous()
+        return latent, {**cond, "map": maps}, *others
+
+    def p_losses(
+        self,
+        x_start: torch.Tensor,
+        cond: Mapping[str, Any],
+        t: torch.Tensor,
+        noise: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss at time steps ``t``, and its parts by name for the log."""
+        noise = default(noise, lambda: torch.randn_like(x_start))
+        noisy, maps = self.q_sample(x_start, t, noise), cond["map"]
+        with torch.no_grad():
+            taught = self.apply_model(
+                noisy, t, {**cond, "c_concat": [maps], "control_model": self.teacher}
+            ).float()
+            places = area_weights(maps, self.area_balance)
+        output = self.apply_model(noisy, t, cond).float()
+        target = torch.lerp(self.loss_target(x_start, t, noise), taught, self.taught)
+        loss = (self.get_loss(output, target, mean=False) * places).mean()
+        lesson = self.get_loss(output.detach(), taught)
+        stage = "train" if self.training else "val"
+        return loss, {f"{stage}/loss": loss.detach(), f"{stage}/lesson": lesson}
