@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from annotator.util import MAX_PIXELS, resize_image
 from controlnet.conditions import Condition
+from controlnet.listing import list_pictures, mark_results, result_names
 from controlnet.outputs import check_outputs
-from controlnet.pictures import list_pictures, read_picture, result_names
+from controlnet.pictures import read_picture
 from ldm.atomic import atomic_write
 
 
@@ -73,7 +74,7 @@ def annotate_folder(
 
     Args:
         folder: its pictures are those that ``list_pictures`` finds.
-        out: may be or lie in ``folder``; its own pictures are not annotated.
+        out: may be or lie in ``folder``; its own pictures are not annotated, nor what earlier runs wrote.
         condition: what to detect; its detector is loaded here if it is not yet.
         options: of the condition.
         batch_size: pictures of one size that go through the network together.
@@ -98,6 +99,8 @@ def annotate_folder(
     condition.load()
     todo = [job for job in jobs if not job.is_done()]
     report = FolderReport(skipped=len(jobs) - len(todo))
+    for kind in (*condition.folders, *(["pictures"] if resolution is not None else [])):
+        mark_results(out / kind)
     with tqdm(total=len(todo), unit="picture", disable=not progress) as bar:
         for batch in _batches(todo, batch_size, resolution, report, bar):
             _annotate(batch, condition, checked, report)

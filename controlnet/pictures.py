@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,6 @@ from PIL import Image, ImageOps
 from annotator.util import HWC3, MAX_PIXELS
 from controlnet.color_profiles import to_srgb
 from controlnet.files import open_regular
-from controlnet.outputs import normal_name
 
 logger = logging.getLogger(__name__)
 
@@ -61,46 +58,6 @@ class PictureError(ValueError):
         self.name = name
         self.reason = " ".join(reason.split())
         super().__init__(f"{self.name}: {self.reason}")
-
-
-def list_pictures(folder: Path, leave_out: Iterable[Path] = ()) -> list[Path]:
-    """The pictures in a folder and below it, in the order of their paths.
-
-    They are known by their suffix (``SUFFIXES``). Hidden files and folders are left out, and with them the
-    ``._a.jpg`` that macOS puts beside ``a.jpg``; so is what is no regular file.
-
-    Args:
-        leave_out: folders below ``folder`` whose pictures do not count, such as that of results.
-
-    Raises:
-        ValueError: no such folder, or no picture in it.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder.")
-    closed = {path.resolve() for path in leave_out}
-    found = []
-    for place, folders, files in os.walk(folder):
-        here = Path(place)
-        folders[:] = [
-            name for name in folders if not name.startswith(".") and (here / name).resolve() not in closed
-        ]
-        found += [here / name for name in files if not name.startswith(".")]
-    pictures = sorted(path for path in found if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not pictures:
-        raise ValueError(f"{folder}: no pictures; known suffixes are {', '.join(sorted(SUFFIXES))}.")
-    return pictures
-
-
-def result_names(pictures: Sequence[Path], folder: Path) -> list[Path]:
-    """For each picture the name of what is made of it: its path below the folder, without its suffix where no
-    other picture has the same name.
-    """
-    names = [path.relative_to(folder) for path in pictures]
-    stems = [normal_name(str(name.with_suffix(""))) for name in names]
-    count = Counter(stems)
-    return [
-        name.with_suffix("") if count[stem] == 1 else name for name, stem in zip(names, stems, strict=True)
-    ]
 
 
 def read_picture(source: PictureSource) -> np.ndarray:

@@ -19,12 +19,13 @@ from typing import Any
 
 from controlnet.commands.conditions import add_condition_arguments, condition_options, option_flag
 from controlnet.conditions import DEFAULT, all_conditions
-from controlnet.generation.batch import MANIFEST, GenerateJobs, pl, run_jobs
+from controlnet.generation.batch import GenerateJobs, pl, run_jobs
 from controlnet.generation.devices import find_device, find_precision, precision_name
 from controlnet.generation.jobs import Job, check_jobs, jobs_of_lines, jobs_of_pictures
 from controlnet.generation.options import add_model_arguments, files_from_options
 from controlnet.generation.request import RequestError, setting_names, setting_type
 from controlnet.generation.samplers import SAMPLERS
+from controlnet.listing import MANIFEST
 
 
 def parse_arguments(arguments: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:

@@ -25,11 +25,10 @@ from controlnet.generation.models import ModelFiles
 from controlnet.generation.png import save_png
 from controlnet.generation.watcher import GenerationError
 from controlnet.lines import read_objects
+from controlnet.listing import MANIFEST
 from ldm.weights import WeightsError, atomic_write
 
 logger = logging.getLogger(__name__)
-
-MANIFEST = "manifest.jsonl"
 
 
 class GenerateJobs(pl.LightningModule):

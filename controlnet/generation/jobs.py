@@ -16,8 +16,9 @@ from controlnet.files import open_regular
 from controlnet.generation.png import read_metadata, read_request
 from controlnet.generation.request import RANGES, Request, RequestError, request_from_settings
 from controlnet.lines import read_objects
+from controlnet.listing import MANIFEST, list_pictures, result_names
 from controlnet.outputs import check_outputs
-from controlnet.pictures import list_pictures, read_picture, result_names
+from controlnet.pictures import read_picture
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,9 @@ def check_jobs(jobs: Sequence[Job], folder: Path, source: Path) -> None:
         ValueError: two files are one; the text names both.
     """
     planned = {job.name: [folder / file for file in job.files()] for job in jobs if not job.problem}
-    check_outputs(planned, [*(path for job in jobs for path in job.inputs().values()), source])
+    planned["the list of results"] = [folder / MANIFEST]
+    read = [path for job in jobs for path in job.inputs().values()]
+    check_outputs(planned, [*read, *([] if source.is_dir() else [source])])
 
 
 def jobs_of_pictures(
@@ -113,15 +116,30 @@ def jobs_of_pictures(
     """
     if source.is_dir():
         inside = out is not None and out.resolve() != source.resolve()
-        paths, root = list_pictures(source, [out] if inside and out is not None else ()), source
+        leave_out = [out] if inside and out is not None else ()
+        paths, root = list_pictures(source, leave_out, with_results=repeat), source
     elif source.exists():
         paths, root = [source], source.parent
     else:
         raise RequestError(f"{source}: there is no such picture, nor a folder with pictures.")
+    if repeat and source.is_dir():
+        maps = _maps_of(paths)
+        paths = [path for path in paths if path not in maps]
     names = [name.as_posix() for name in result_names(paths, root)]
     if repeat:
         return [Job(name, repeats=path) for name, path in zip(names, paths, strict=True)]
     return [Job(name, settings, image=path) for name, path in zip(names, paths, strict=True)]
+
+
+def _maps_of(results: Sequence[Path]) -> set[Path]:
+    """Of the files that runs wrote, the hints: they lie beside the pictures, and carry no request."""
+    there = set(results)
+    bases = {path: path.stem.removesuffix("_map") for path in results if path.stem.endswith("_map")}
+    return {
+        path
+        for path, base in bases.items()
+        if {path.with_name(f"{base}.png"), path.with_name(f"{base}_0.png")} & there
+    }
 
 
 def jobs_of_lines(path: Path, settings: Mapping[str, Any]) -> list[Job]:

@@ -15,6 +15,7 @@ from controlnet import annotate as module
 from controlnet.annotate import FolderReport, annotate_folder, prompt_of
 from controlnet.commands import annotate as tool_annotate
 from controlnet.conditions.seg import Seg
+from controlnet.listing import MARK
 from controlnet.pictures import read_index_map, read_picture
 
 
@@ -49,7 +50,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def files_of(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != MARK
+    )
 
 
 MAPS = ["more/a.png", "more/b.png.png", "more/b.webp.png", "red house-01.png", "turned.png"]
@@ -69,6 +72,16 @@ def test_maps_are_those_of_the_detector_under_the_same_names(detector, folder: P
             read_picture(out / "colors" / name), colorize(read_index_map(out / "labels" / name))
         )
         assert Image.open(out / "colors" / name).format == "PNG"
+
+
+def test_maps_of_an_earlier_run_are_no_pictures_of_the_next(detector, tmp_path: Path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (64, 64), "green").save(photos / "a.png")
+    for out in (photos / "first", photos / "second"):
+        report = annotate_folder(photos, out, Seg(detector), resolution=64, progress=False)
+        assert report == FolderReport(annotated=1)
+        assert files_of(out) == ["colors/a.png", "labels/a.png", "pictures/a.png"]
 
 
 def test_pictures_of_one_size_go_together(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin, features
 
-from controlnet.pictures import PictureError, list_pictures, read_index_map, read_picture, result_names
+from controlnet.pictures import PictureError, read_index_map, read_picture
 
 NEEDS_AVIF = pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
 
@@ -343,45 +343,3 @@ def test_index_maps_of_few_bits_are_not_stretched():
 def test_what_is_no_index_map_is_refused(picture: Image.Image, format: str, message: str):
     with pytest.raises(PictureError, match=message):
         read_index_map(saved(picture, format))
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-
-def test_the_pictures_of_a_folder(tmp_path: Path):
-    wanted = ["B.JPG", "a.png", "more/c.webp", "results/old.png", "z.jfif"]
-    touch(
-        tmp_path,
-        *wanted,
-        "notes.txt",
-        ".hidden.png",
-        "more/._c.webp",
-        ".trash/d.png",
-        "out/a.png",
-        "out/x/y.png",
-    )
-    (tmp_path / "folder.png").mkdir()
-    os.mkfifo(tmp_path / "pipe.png")
-    found = list_pictures(tmp_path, leave_out=[tmp_path / "more" / ".." / "out"])
-    assert [path.relative_to(tmp_path).as_posix() for path in found] == wanted
-    assert list_pictures(tmp_path / "out", leave_out=[tmp_path / "out"]) == sorted(
-        (tmp_path / "out").rglob("*.png")
-    )
-    for folder, reason in {
-        "nowhere": "no such folder",
-        "folder.png": "no pictures; known suffixes are .avif",
-    }.items():
-        with pytest.raises(ValueError, match=reason):
-            list_pictures(tmp_path / folder)
-
-
-def test_names_of_results_keep_the_suffix_only_where_it_tells_two_apart(tmp_path: Path):
-    names = ["a.png", "b.jpg", "B.webp", "more/a.png", "e\u0301.png", "\u00e9.jpg", "x.y.png"]
-    results = result_names([tmp_path / name for name in names], tmp_path)
-    assert [name.as_posix() for name in results] == [
-        *("a", "b.jpg", "B.webp", "more/a", "e\u0301.png", "\u00e9.jpg", "x.y"),
-    ]

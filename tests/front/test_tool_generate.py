@@ -18,9 +18,9 @@ from front.small_page import draw
 
 from annotator.ade20k import colorize
 from controlnet.commands import generate as tool_generate
-from controlnet.generation.batch import MANIFEST
 from controlnet.generation.jobs import jobs_of_lines
 from controlnet.generation.png import read_request, save_png
+from controlnet.listing import MANIFEST
 
 FAST = ["--ddim-steps", "1", "--seed", "5"]
 
@@ -152,6 +152,19 @@ def test_a_file_of_requests(tmp_path, model_options, house_map):
         assert why in errors.pop(name)
     assert "requests.jsonl, line 7" in errors.pop("00007") and not errors
     assert not (tmp_path.parent / "escape.png").exists()
+
+
+def test_results_of_an_earlier_run_are_no_inputs_of_the_next(tmp_path, model_options, capsys):
+    photos, options = tmp_path / "photos", ["--prompt", "a house", "--no-measure", *FAST, *model_options]
+    photos.mkdir()
+    save_png(photos / "a.png", draw())
+    assert run(photos, photos / "first", *options) == 0
+    assert run(photos, photos / "second", *options) == 0
+    assert list(manifest(photos / "second")) == ["a"]
+    again = tmp_path / "again"
+    assert run(photos / "first", again, "--from-image", "--no-measure", *model_options) == 0
+    assert list(manifest(again)) == ["a"], "the map beside it is no result"
+    assert pictures(again) == pictures(photos / "first")
 
 
 def test_results_repeat_from_themselves(reference, tmp_path, model_options):

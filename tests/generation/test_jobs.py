@@ -95,6 +95,15 @@ def test_results_inside_the_source_are_no_sources(tmp_path):
     (folder / "._a.jpg").write_bytes(b"\0\5\x16\7")
     jobs = jobs_of_pictures(folder, {"prompt": "x"}, out=folder / "results")
     assert [job.name for job in jobs] == ["a"]
+    check_jobs(jobs, folder / "results", folder)
+
+
+def test_the_list_of_results_is_not_written_over_the_list_of_requests(tmp_path, capsys):
+    save_png(tmp_path / "a.png", GREY)
+    path = lines(tmp_path, {"image": "a.png", "prompt": "x"}).rename(tmp_path / "manifest.jsonl")
+    content = path.read_bytes()
+    assert "the list of results, would be the same file as the input" in refused(capsys, path, tmp_path)
+    assert path.read_bytes() == content
 
 
 def test_lines_end_at_line_feeds_only_and_may_begin_with_a_mark(tmp_path):
