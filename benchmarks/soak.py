@@ -35,6 +35,7 @@ SKY, HOUSE = (CLASSES.index(name) for name in ("sky", "house"))
 ALONE = 8
 """So many requests are first asked when nobody else is there."""
 MOST_GROWTH = 50_000_000  # bytes
+REST = 3  # seconds before the memory is looked at
 
 
 class NearestColor:
@@ -146,19 +147,25 @@ def storm(url: str, clients: int, requests: int, honest: Honest) -> None:
 
 
 def run(url: str, pid: int, options: argparse.Namespace) -> Tally:
-    """Warm the page, let the storm pass, and print what became of it."""
+    """Warm the page, let the storm pass, and print what became of it.
+
+    The memory "before" is that of a page that has seen requests of each kind, alone and from all clients at
+    once: threads and libraries then have what they always keep.
+    """
     honest = Honest(Tally(), time.monotonic() + options.seconds)
     with Caller(url, "first") as caller:
         for number in range(ALONE):
             honest.ask(caller, number if number % 3 != 2 else number - 1)
         for number in range(len(ATTACKS)):
             attack(honest.tally, caller, number)
-    alone, honest.tally = honest.tally, Tally(faults=honest.tally.faults)
-    print(f"alone: {dict(alone.counts)}")
+    storm(url, options.clients, options.clients, honest)
+    time.sleep(REST)
+    warmed, honest.tally = honest.tally, Tally(faults=honest.tally.faults)
+    print(f"to warm it: {dict(warmed.counts)}")
     before, started = process_memory("VmRSS", pid), time.monotonic()
     storm(url, options.clients, options.requests, honest)
     seconds = time.monotonic() - started
-    time.sleep(3)
+    time.sleep(REST)
     after, peak = process_memory("VmRSS", pid), process_memory("VmHWM", pid)
     tally, counts, growth = honest.tally, honest.tally.counts, (after - before) / 1e6
     print(f"{options.requests} requests of {options.clients} clients in {seconds:.0f} s: {dict(counts)}")
