@@ -58,12 +58,12 @@ def build_page(generator: Generator, examples: Sequence[Example] = (), condition
 
 def model_note(generator: Generator, condition: type[Condition]) -> str:
     """Which model serves the page, and how to get a larger one."""
+    size = f"{generator.resolution} pixels"
     if generator.name != "tiny":
-        return f"Model: **{generator.name}**, {generator.resolution} pixels, in {generator.precision}.{files_note(generator)}"
+        return f"Model: **{generator.name}**, {size}, in {generator.precision}.{files_note(generator)}"
     how = known_models()["sd15"].how_to_get
     return (
-        f"Model: **tiny**, the embedded one, {generator.resolution} pixels, for picture-book landscapes, "
-        f"in {generator.precision}. "
+        f"Model: **tiny**, the embedded one, {size}, for picture-book landscapes, in {generator.precision}. "
         f"For Stable Diffusion 1.5 run `{how}` and start again.{files_note(generator)}"
     )
 
