@@ -231,7 +231,7 @@ def test_the_page_says_what_files_were_recognised_as(released, small_model):
     dream = put(released, "<dream>.safetensors", "base")
     generator = Generator(small_model, name="dream", resolution=64, files=find_model(str(dream), check=False))
     note = app.model_note(generator, find_condition("canny"))
-    assert "Model: **dream**, 64 pixels." in note
+    assert "Model: **dream**, 64 pixels, in fp32." in note
     assert "model: <b>&lt;dream&gt;.safetensors</b>: Stable Diffusion 1.x (UNet" in note
     assert "control for canny: <b>control_v11p_sd15_canny.pth</b>: a ControlNet of" in note
     assert str(released) not in note
