@@ -25,7 +25,7 @@ from ldm.definitions import one_line_errors
 from ldm.layouts import CONTROL, diffusers
 from ldm.layouts.recognise import Kind, expect, recognise
 from ldm.recipes import Entry, tensor_of, tensors_of
-from ldm.saving import INDEX, check_can_save, save_shards, save_state_dict
+from ldm.saving import INDEX, check_can_save, check_folder_of, save_shards, save_state_dict
 from ldm.util import instantiate_from_config
 from ldm.weights import WeightsError, check_finite, is_finite, misfits
 
@@ -279,7 +279,7 @@ def _cast(state: Mapping[str, Tensor], dtype: torch.dtype, keep: Collection[str]
 
 def _check_output(output: Path, force: bool, *, is_folder: bool = False) -> None:
     if is_folder:
-        check_can_save(output.with_name("any.safetensors"))
+        check_folder_of(output)
     else:
         check_can_save(output.with_name(output.name.removesuffix(".index.json")))
     if output.exists() and not force:

@@ -122,6 +122,11 @@ def check_can_save(path: Path) -> None:
         raise WeightsError(f"{path}: unknown suffix {path.suffix!r}; use .safetensors, .ckpt or .pth")
     if path.is_dir():
         raise WeightsError(f"{path}: this is a folder; give the path of a file")
+    check_folder_of(path)
+
+
+def check_folder_of(path: Path) -> None:
+    """Raise a WeightsError unless a new file or folder can be made at a path."""
     if not path.parent.is_dir():
         raise WeightsError(f"{path}: the folder {path.parent} does not exist; make it first")
     if not os.access(path.parent, os.W_OK):

@@ -62,14 +62,12 @@ def make_model(settings: Settings) -> TrainedModule:
     """
     torch.manual_seed(settings.seed)
     model: TrainedModule
-    beside = {
-        "control": settings.control,
-        "vae": settings.vae,
-        "loras": [lora_argument(text) for text in settings.lora],
-    }
     if settings.base is not None:
-        model = load_model(settings.model, settings.base, **beside).train()
-    elif any(beside.values()):
+        loras = [lora_argument(text) for text in settings.lora]
+        model = load_model(
+            settings.model, settings.base, control=settings.control, vae=settings.vae, loras=loras
+        ).train()
+    elif settings.control or settings.vae or settings.lora:
         raise SettingsError("control, vae and lora go beside the weights of a base; name it too.")
     else:
         model = create_model(settings.model)

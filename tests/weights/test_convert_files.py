@@ -148,6 +148,8 @@ def test_outputs_are_not_replaced_without_force(config: Path, state: State, tmp_
     precious.write_bytes(b"1")
     with pytest.raises(WeightsError, match="exists already"):
         convert_file(source, precious, config, Form())
+    with pytest.raises(WeightsError, match=r"nowhere/out: the folder \S+ does not exist; make it first"):
+        convert_file(source, tmp_path / "nowhere" / "out", config, Form("diffusers"))
     convert_file(source, folder, config, Form("diffusers", part="control"))
     with pytest.raises(WeightsError, match="exists already"):
         convert_file(source, folder, config, Form("diffusers"))
