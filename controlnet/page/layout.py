@@ -288,10 +288,11 @@ def lay_out_guidance() -> dict[str, gr.components.Component]:
     """The interval of guidance, folded away."""
     with gr.Accordion("Guidance in a part of the steps", open=False), gr.Row():
         return {
-            "guidance_start": gr.Slider(*RANGES["guidance_start"], value=0.0, step=0.05, label="From"),
+            "guidance_start": gr.Slider(
+                *RANGES["guidance_start"], value=0.0, step=0.05, label="From", info="share of the steps"
+            ),
             "guidance_end": gr.Slider(
-                *RANGES["guidance_end"], value=1.0, step=0.05, label="To",
-                info="Steps outside take half the time",
+                *RANGES["guidance_end"], value=1.0, step=0.05, label="To", info="half the work outside"
             ),
         }  # fmt: skip
 
