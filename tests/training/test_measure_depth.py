@@ -11,7 +11,7 @@ from annotator.midas import MidasDetector
 from annotator.util import annotator_ckpts_path
 from controlnet.storybook import measure_depth as module
 from controlnet.storybook.dataset import draw_scene
-from controlnet.storybook.train_depth import RANGE
+from controlnet.storybook.hints import DEPTH_RANGE
 
 
 class Knows:
@@ -25,7 +25,7 @@ class Knows:
         np.testing.assert_array_equal(scene.picture, picture)
         self.seed += 1
         rng = np.random.default_rng(0)
-        return (RANGE * (scene.depth + self.noise * rng.standard_normal(scene.depth.shape))).astype(
+        return (DEPTH_RANGE * (scene.depth + self.noise * rng.standard_normal(scene.depth.shape))).astype(
             np.float32
         )
 
