@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from torch import nn
 from annotator.midas.maps import depth_picture, normal_picture
 from annotator.midas.network import DepthNetwork
 from annotator.network import NetworkDetector, check_picture
+from ldm.command import command_name
 
 __all__ = ["MidasDetector", "apply_midas", "depth_picture", "normal_picture"]
+
+logger = logging.getLogger(__name__)
 
 
 class MidasDetector(NetworkDetector):
@@ -57,6 +61,15 @@ class MidasDetector(NetworkDetector):
         return self.model(x.to(self.dtype))[0].float().cpu().numpy()
 
     def build(self, checkpoint: Path) -> nn.Module:
+        released, small = self.checkpoint_names
+        if checkpoint.name == small:
+            logger.warning(
+                "Depth is seen by a small network, %s, which knows drawn scenes alone. For photographs: %s "
+                "weights fetch %s",
+                small,
+                command_name(),
+                Path(released).stem,
+            )
         return DepthNetwork.from_file(checkpoint).for_inference()
 
 

@@ -15,7 +15,8 @@ import torch
 from annotator.midas import MidasDetector, normal_picture
 from controlnet.conditions.normal import Normal
 from controlnet.storybook.dataset import draw_scene
-from controlnet.storybook.train_depth import RANGE, aligned_error
+from controlnet.storybook.hints import DEPTH_RANGE
+from controlnet.storybook.train_depth import aligned_error
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def measure_depth(detector: MidasDetector, scenes: int = 64, size: int = 256) ->
     for seed in range(FIRST_SEED, FIRST_SEED + scenes):
         scene = draw_scene(seed, size)
         found = detector.depth(scene.picture)
-        wanted = normal_picture(scene.depth * RANGE, bg_th=BACKGROUND)
+        wanted = normal_picture(scene.depth * DEPTH_RANGE, bg_th=BACKGROUND)
         seen = normal_picture(found, bg_th=BACKGROUND)
         angles = [normal.score(wanted, other).value for other in (seen, np.full_like(seen, (127, 127, 255)))]
         rows.append([_error(found, scene.depth), _error(ramp, scene.depth), *angles])

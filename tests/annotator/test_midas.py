@@ -247,7 +247,10 @@ def test_nothing_is_imported_before_the_first_picture_and_nothing_is_printed(che
 
 
 def test_the_released_file_comes_before_the_one_that_ships(
-    state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    state: dict[str, Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ):
     monkeypatch.setattr("ldm.files.ROOT", tmp_path / "checkout")
     monkeypatch.setenv("CONTROLNET_HOME", str(tmp_path))
@@ -263,5 +266,7 @@ def test_the_released_file_comes_before_the_one_that_ships(
             condition.detector_file() == folder / "depth_tiny.safetensors" and not condition.missing_weights()
         )
         assert condition.hint(picture, 64, 64).std() > 0
+    assert "knows drawn scenes alone. For photographs" in caplog.text
+    assert "weights fetch dpt_hybrid-midas-501f0c75" in caplog.text
     (folder / "dpt_hybrid-midas-501f0c75.pt").write_bytes(b"")
     assert MidasDetector.default_checkpoint().name == "dpt_hybrid-midas-501f0c75.pt"

@@ -13,7 +13,6 @@ import torch
 from pose_stand_ins import body_that_says
 
 from annotator.ade20k import CLASSES
-from annotator.midas import MidasDetector
 from annotator.openpose import OpenposeDetector
 from benchmarks.original_way.openpose import made_up_maps
 from controlnet.conditions import DEFAULT
@@ -51,21 +50,10 @@ class GatedDetector(ColorDetector):
         return super().labels(picture)
 
 
-class BrightIsNear(torch.nn.Module):
-    """A depth network: inverse depth ``[B, H, W]`` of RGB ``[B, 3, H, W]``."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return 100 + 40 * torch.nn.functional.avg_pool2d(x.mean(1), 9, 1, 4)
-
-
 def stand_in(name: str) -> Any:
     """A detector where none ships: every other condition has its own."""
     if name == "seg":
         return ColorDetector()
-    if name in ("depth", "normal"):
-        detector = MidasDetector(device="cpu")
-        detector.model = BrightIsNear()
-        return detector
     if name == "openpose":
         fields, heat = (torch.from_numpy(maps)[None] for maps in made_up_maps(1, 23, 23))
         return OpenposeDetector(body_that_says(fields, heat))
