@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cldm.freezing import trainable
 from cldm.steering import steering
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.guidance import PLAIN, SHARED_HALVES, takes_joined_conditions
@@ -119,10 +120,11 @@ class ControlNet(UNetParts):
         """Hint ``[B, hint_channels, 8H, 8W]`` in [0, 1] -> ``[B, model_channels, H, W]``; no time step enters
         here.
         """
-        if hint.ndim != 4 or hint.shape[1] != self.hint_channels:
-            raise ValueError(
-                f"got a hint of shape {tuple(hint.shape)}; expected [B, {self.hint_channels}, H, W]"
-            )
+        # A block of somebody's own, put in place of ours, may take others than hint_channels.
+        weights = (weight for weight in self.input_hint_block.parameters() if weight.ndim == 4)
+        channels = next((weight.shape[1] for weight in weights), self.hint_channels)
+        if hint.ndim != 4 or hint.shape[1] != channels:
+            raise ValueError(f"got a hint of shape {tuple(hint.shape)}; expected [B, {channels}, H, W]")
         return self.input_hint_block(hint.to(self.dtype), None)
 
     def forward(
@@ -330,10 +332,7 @@ class ControlLDM(LatentDiffusion):
         return [self.control_model, *decoder, *text]
 
     def freeze_all_but(self, trained: Iterable[nn.Parameter]) -> None:
-        if self.only_mid_control:  # the other outputs are not used, so their weights never get a gradient
-            unused = set(map(id, self.control_model.zero_convs.parameters()))
-            trained = [parameter for parameter in trained if id(parameter) not in unused]
-        super().freeze_all_but(trained)
+        super().freeze_all_but(trainable(self, trained))
 
     def low_vram_shift(self, is_diffusing: bool) -> None:
         """Keep on the accelerator only what the next stage needs: UNet and control copy, or VAE and text

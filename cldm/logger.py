@@ -71,7 +71,7 @@ class ImageLogger(pl.Callback):
         self.log_steps = (
             [2**n for n in range(int(math.log2(batch_frequency)) + 1)] if increase_log_steps else []
         )
-        self._last_logged: int | None = None
+        self._last_logged: tuple[str, int | None, int] | None = None
 
     def check_frequency(self, check_idx: int) -> bool:
         """Whether pictures are due at this step."""
@@ -83,26 +83,28 @@ class ImageLogger(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         # Before the step: at step N the weights are those after N updates.
-        check_idx = batch_idx if self.log_on_batch_idx else trainer.global_step
-        is_new = self.log_on_batch_idx or check_idx != self._last_logged  # accumulation repeats a step
-        if not self.disabled and is_new and self.check_frequency(check_idx):
-            self._last_logged = check_idx
+        if not self.disabled:
             self.log_img(pl_module, batch, batch_idx)
 
     @rank_zero_only
     def log_img(
         self, pl_module: pl.LightningModule, batch: Any, batch_idx: int, split: str = "train"
     ) -> None:
-        """Make and write the pictures for a batch."""
+        """Make and write the pictures for a batch, where they are due and not yet there."""
+        epoch, step = pl_module.current_epoch, pl_module.global_step
+        check_idx = batch_idx if self.log_on_batch_idx else step
+        place = (split, epoch if self.log_on_batch_idx else None, check_idx)  # accumulation repeats a step
+        if place == self._last_logged or not self.check_frequency(check_idx):
+            return
         if self.max_images < 1 or not callable(getattr(pl_module, "log_images", None)):
             return
+        self._last_logged = place
         images = self.make_images(pl_module, batch)
-        save_dir = self.save_dir(pl_module.trainer)
-        self.log_local(save_dir, split, images, pl_module.global_step, pl_module.current_epoch, batch_idx)
+        self.log_local(self.save_dir(pl_module.trainer), split, images, step, epoch, batch_idx)
         for logger in pl_module.trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 for name, grid in self.grids(images).items():
-                    logger.experiment.add_image(f"{split}/{name}", grid, pl_module.global_step)
+                    logger.experiment.add_image(f"{split}/{name}", grid, step)
 
     def make_images(self, pl_module: pl.LightningModule, batch: Any) -> dict[str, torch.Tensor]:
         """Float pictures ``[N, 3, H, W]`` on the CPU by name, in [-1, 1] if ``clamp`` is set, N ≤

@@ -41,6 +41,13 @@ class PoppingUNet(UNetModel):
         return self.out(h.type(x.dtype))
 
 
+class TrainedUNet(UNetModel):
+    """Takes gradients in its encoder too, and has no use for a control copy."""
+
+    def forward(self, x, timesteps=None, context=None, control=None, only_mid_control=False, **kwargs):
+        return super().forward(x, timesteps, context=context)
+
+
 class OwnForwardControlNet(ControlNet):
     """Embeds its hint within its own forward, which knows no embedding made before."""
 

@@ -33,7 +33,7 @@ from controlnet.storybook.scenes.looks import BOAT_COLOURS, CAR_COLOURS, HOUSE_C
 from controlnet.storybook.scenes.prompts import named_in
 from controlnet.training.data.dataset import Draw
 from controlnet.training.data.loader import make_loader
-from ldm.modules.encoders.modules import AbstractEncoder
+from ldm.modules.encoders.modules import TextEncoder
 from ldm.weights import save_state_dict
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class TextTraining(pl.LightningModule):
         max_steps: length of the training.
     """
 
-    def __init__(self, encoder: AbstractEncoder, learning_rate: float, keep: float, max_steps: int) -> None:
+    def __init__(self, encoder: TextEncoder, learning_rate: float, keep: float, max_steps: int) -> None:
         super().__init__()
         self.former = copy.deepcopy(encoder)
         self.former.freeze()

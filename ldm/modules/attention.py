@@ -15,7 +15,7 @@ from torch import nn
 from ldm.modules.diffusionmodules.util import checkpoint as run_checkpointed
 from ldm.modules.diffusionmodules.util import zero_module
 from ldm.modules.sharing import rows_like
-from ldm.util import default
+from ldm.util import default, exists  # noqa: F401 - people import both from here
 
 
 class GEGLU(nn.Module):
@@ -58,6 +58,7 @@ def attend(
     value: torch.Tensor,
     slice_size: int | None = None,
     scale: float | None = None,
+    mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """softmax(q k^T scale) v for ``[B, heads, N, d]``.
 
@@ -66,17 +67,21 @@ def attend(
             ``slice_size`` matrices of N x M scores can exist at once, whichever kernel torch takes. None
             computes all at once.
         scale: None for 1 / sqrt(d).
+        mask: bool, for ``[B, heads, N, M]``; what is False is not looked at. None looks at everything.
     """
     if slice_size is None:
-        return F.scaled_dot_product_attention(query, key, value, scale=scale)
+        return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
     if slice_size < 1:
         raise ValueError(
             f"got a slice size of {slice_size} for attention; expected 1 or more, or None for no slices"
         )
+    if mask is not None:
+        mask = mask.expand(*query.shape[:-1], key.shape[-2]).flatten(0, 1)
     flat = [tensor.flatten(0, 1).split(slice_size) for tensor in (query, key, value)]  # [slice, N, d] each
+    masks = [None] * len(flat[0]) if mask is None else mask.split(slice_size)
     slices = [
-        F.scaled_dot_product_attention(q[None], k[None], v[None], scale=scale)[0]
-        for q, k, v in zip(*flat, strict=True)
+        F.scaled_dot_product_attention(q[None], k[None], v[None], m, scale=scale)[0]
+        for q, k, v, m in zip(*flat, masks, strict=True)
     ]
     return torch.cat(slices).view(*query.shape[:-1], value.shape[-1])
 
@@ -93,7 +98,8 @@ def set_attention_slice(model: nn.Module, slice_size: int | None) -> None:
 class CrossAttention(nn.Module):
     """Multi-head attention from ``x`` to ``context``, or to itself where there is none.
 
-    Shapes: x ``[B, N, query_dim]``, context ``[B, M, context_dim]`` -> ``[B, N, query_dim]``.
+    Shapes: x ``[B, N, query_dim]``, context ``[B, M, context_dim]`` -> ``[B, N, query_dim]``. What a bool
+    ``mask [B, M]`` has as False is not looked at.
 
     Attributes:
         scale: factor of the scores, 1 / sqrt(dim_head).
@@ -120,12 +126,15 @@ class CrossAttention(nn.Module):
         self.to_v = nn.Linear(context_dim, inner_dim, bias=False)
         self.to_out = nn.Sequential(nn.Linear(inner_dim, query_dim), nn.Dropout(dropout))
 
-    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, context: torch.Tensor | None = None, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         context = default(context, x)
         q, k, v = (
             self._split_heads(tensor) for tensor in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
-        out = attend(q, k, v, self.slice_size, self.scale)  # [B, heads, N, d]
+        seen = None if mask is None else mask.flatten(1)[:, None, None]  # [B, 1, 1, M]
+        out = attend(q, k, v, self.slice_size, self.scale, seen)  # [B, heads, N, d]
         return self.to_out(out.transpose(1, 2).flatten(2))  # [B, N, query_dim]
 
     def _split_heads(self, x: torch.Tensor) -> torch.Tensor:

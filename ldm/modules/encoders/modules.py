@@ -37,6 +37,14 @@ CHUNKS = 3
 
 
 class AbstractEncoder(nn.Module):
+    """The base of encoders of one's own, as in the original: what a condition is embedded by."""
+
+    def encode(self, *args: Any, **kwargs: Any) -> Any:
+        """A condition of a batch -> its embedding ``[B, M, D]``."""
+        raise NotImplementedError(f"{type(self).__name__} has no method encode; write one")
+
+
+class TextEncoder(AbstractEncoder):
     """What the text encoders have in common.
 
     Args:
@@ -89,7 +97,7 @@ class AbstractEncoder(nn.Module):
         self.frozen = False
         self.requires_grad_(True)
 
-    def train(self, mode: bool = True) -> AbstractEncoder:
+    def train(self, mode: bool = True) -> TextEncoder:
         """As usual, but a frozen encoder stays in eval mode."""
         return super().train(mode and not self.frozen)
 
@@ -156,7 +164,7 @@ class AbstractEncoder(nn.Module):
         return self(text)
 
 
-class FrozenCLIPEmbedder(AbstractEncoder):
+class FrozenCLIPEmbedder(TextEncoder):
     """CLIP's text transformer: B prompts -> ``[B, max_length, hidden_size]``.
 
     Args:
@@ -228,7 +236,7 @@ class FrozenCLIPEmbedder(AbstractEncoder):
         return outputs.last_hidden_state
 
 
-class FrozenOpenCLIPEmbedder(AbstractEncoder):
+class FrozenOpenCLIPEmbedder(TextEncoder):
     """OpenCLIP's text transformer: B prompts -> ``[B, max_length, width]``.
 
     Args:
