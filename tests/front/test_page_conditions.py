@@ -109,7 +109,9 @@ def test_picture_to_hint_to_result_to_adherence(condition_page, tmp_path):
         assert "Keeps the" not in head and len(row) == 2
     else:
         noun = condition.noun.split()[-1]
-        assert f"Keeps the {noun} ({measure})" in head and re.search(r"\d+\.\d+", row[2])
+        assert f"Keeps the {noun} ({measure}, judged by the detector)" in head and re.search(
+            r"\d+\.\d+", row[2]
+        )
 
 
 @pytest.mark.parametrize("name", MEASURES)
