@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,22 +19,27 @@ class TaughtControl(ControlLDM):
     Diffusion's own target holds a noise that nothing can predict, and most of a gradient comes from it. The
     teacher's answer is free of it, so that fewer steps suffice; and hints that are maps stay what they were.
     The rest of the target is the picture's, for what a hint tells beyond the map: windows, a cow's spots.
-    (Knowledge distillation: Hinton et al., https://arxiv.org/abs/1503.02531.)
+    (Knowledge distillation: Hinton et al., https://arxiv.org/abs/1503.02531.) The control copy's outputs are
+    compared as well, so that each block has a target of its own (Romero et al., FitNets,
+    https://arxiv.org/abs/1412.6550).
 
     Batches have the ``map`` ``[B, H, W, 3]`` in [0, 1] beside the ``hint``. The UNet must stay as it is
     (``sd_locked``): teacher and pupil share it.
 
     Args:
         taught: share of the teacher in the target, in [0, 1].
+        features: weight of the control copies' outputs in the loss, as shares of what was taught.
         area_balance: small classes of the map count for more in the loss; see `area_weights`.
         others: of `ControlLDM`.
     """
 
     teacher: ControlNet | None
 
-    def __init__(self, *args: Any, taught: float = 0.7, area_balance: float = 0.0, **kwargs: Any):
+    def __init__(
+        self, *args: Any, taught: float = 0.7, features: float = 0.1, area_balance: float = 0.0, **kwargs: Any
+    ):
         super().__init__(*args, **kwargs)
-        self.taught, self.area_balance = taught, area_balance
+        self.taught, self.features, self.area_balance = taught, features, area_balance
         self.__dict__["teacher"] = None  # no part of the module: nobody trains, averages or exports it
 
     def on_fit_start(self) -> None:
@@ -75,14 +80,34 @@ class TaughtControl(ControlLDM):
         """Loss at time steps ``t``, and its parts by name for the log."""
         noise = default(noise, lambda: torch.randn_like(x_start))
         noisy, maps = self.q_sample(x_start, t, noise), cond["map"]
+        context = torch.cat(list(cond["c_crossattn"]), dim=1)
+        of_map = {**cond, "c_concat": [maps], "control_model": self.teacher}
         with torch.no_grad():
-            taught = self.apply_model(
-                noisy, t, {**cond, "c_concat": [maps], "control_model": self.teacher}
-            ).float()
+            taught_control = self._control(noisy, t, context, of_map)
+            taught = self._steered(noisy, t, context, taught_control)
             places = area_weights(maps, self.area_balance)
-        output = self.apply_model(noisy, t, cond).float()
+        control = self._control(noisy, t, context, cond)
+        output = self._steered(noisy, t, context, control)
         target = torch.lerp(self.loss_target(x_start, t, noise), taught, self.taught)
-        loss = (self.get_loss(output, target, mean=False) * places).mean()
+        features = _relative_error(control, taught_control)
+        loss = (self.get_loss(output, target, mean=False) * places).mean() + self.features * features
         lesson = self.get_loss(output.detach(), taught)
         stage = "train" if self.training else "val"
-        return loss, {f"{stage}/loss": loss.detach(), f"{stage}/lesson": lesson}
+        log = {"loss": loss.detach(), "lesson": lesson, "features": features.detach()}
+        return loss, {f"{stage}/{name}": value for name, value in log.items()}
+
+    def _steered(
+        self, noisy: torch.Tensor, t: torch.Tensor, context: torch.Tensor, control: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """The UNet's output, float32."""
+        unet = self.model.diffusion_model
+        return unet(x=noisy, timesteps=t, context=context, control=list(control)).float()
+
+
+def _relative_error(control: Sequence[torch.Tensor], taught: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Mean over the outputs of a control copy of their squared error, in shares of what was taught."""
+    errors = [
+        (mine.float() - right.float()).square().mean() / right.float().square().mean().clamp_min(1e-8)
+        for mine, right in zip(control, taught, strict=True)
+    ]
+    return torch.stack(errors).mean()
