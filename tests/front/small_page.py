@@ -53,11 +53,13 @@ def draw(height: int = 64, width: int = 64) -> np.ndarray:
     return picture
 
 
-def start(generator: Generator, *options: str, examples: Sequence[Example] = ()) -> Iterator[str]:
+def start(
+    generator: Generator, *options: str, examples: Sequence[Example] = (), first: Example | None = None
+) -> Iterator[str]:
     """Serve the page on a free port of this machine; yields its address."""
     from controlnet.page import app
 
-    page = app.build_page(generator, examples)
+    page = app.build_page(generator, examples, first=first)
     arguments = app.parse_arguments(list(options))
     _, url, _ = app.serve(page, arguments, prevent_thread_lock=True, quiet=True)
     try:
