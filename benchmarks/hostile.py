@@ -92,14 +92,16 @@ class Caller:
         kind, data = events.strip().split("\n\n")[-1].split("\n")
         return Answer(200, kind.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
 
-    def event(self, elem_id: str, values: list[Any], session: str) -> Answer:
-        """What the page itself sends when something happens to a component, and the end of the answer."""
+    def event(self, target: tuple[str, str], values: list[Any], session: str, data: Any = None) -> Answer:
+        """What the page itself sends when something happens to a component (its id, and what), with what
+        comes with the event, and the end of the answer.
+        """
         (function,) = (
             f
             for f in self.functions
-            if f["backend_fn"] and self.components.get(f["targets"][0][0]) == elem_id
+            if f["backend_fn"] and (self.components.get(f["targets"][0][0]), f["targets"][0][1]) == target
         )
-        body = {"data": values, "fn_index": function["id"], "session_hash": session}
+        body = {"data": values, "fn_index": function["id"], "session_hash": session, "event_data": data}
         if function["queue"] is False:
             return self.post("/run/predict", json=body)
         joined = self.post("/queue/join", json=body)
@@ -155,7 +157,8 @@ def with_body(path: str, content: bytes) -> Callable[[Caller, int], str]:
 def damaged_link(caller: Caller, number: int) -> str:
     """A link that unpacks to 32 million pixels."""
     packed = base64.urlsafe_b64encode(zlib.compress(bytes(8000 * 4000), 9)).decode()
-    answer = caller.event("opened-link", [f"#hint=8000x4000.{packed}"], f"link-{number}")
+    data = {"link": f"#hint=8000x4000.{packed}"}
+    answer = caller.event(("desk", "open"), [], f"link-{number}", data)
     if not answer.busy and "cannot be read" not in str(answer.content):
         raise Unanswered(str(answer.content)[:200])
     return "refused"
@@ -164,7 +167,7 @@ def damaged_link(caller: Caller, number: int) -> str:
 def many_sessions(caller: Caller, number: int) -> str:
     """As if twenty tabs were opened, each pressing Detect."""
     for tab in range(20):
-        caller.event("detect", [None], f"tab-{number}-{tab}")
+        caller.event(("detect", "click"), [None], f"tab-{number}-{tab}")
     return "borne"
 
 

@@ -93,7 +93,7 @@ def sample_latents(
         ``[N, 4, H/8, W/8]``.
     """
     count, _, height, width = cond["c_concat"][0].shape
-    used = SAMPLERS[sampler].make(model)
+    used: Any = SAMPLERS[sampler].make(model)  # samplers share a call, not its type
     guided_part = {}
     if guidance_interval != WHOLE_RUN:  # a sampler that somebody else wrote need not know schedules
         guided_part["ucg_schedule"] = interval_schedule(scale, used.step_count(steps), *guidance_interval)

@@ -38,6 +38,21 @@ THEME = gr.themes.Soft(
     neutral_hue="slate",
     font=["system-ui", "sans-serif"],  # no font is fetched from anywhere
     font_mono=["ui-monospace", "monospace"],
+).set(  # every text has a contrast of 4.5 or more, light and dark
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_300",
+    block_info_text_color="*neutral_600",
+    block_info_text_color_dark="*neutral_300",
+    block_title_text_color="*primary_800",
+    block_label_text_color="*primary_800",
+    block_title_background_fill_dark="*primary_800",
+    block_label_background_fill_dark="*primary_800",
+    checkbox_label_background_fill_selected="*primary_700",
+    checkbox_label_background_fill_selected_dark="*primary_700",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_hover_dark="*primary_800",
 )
 
 

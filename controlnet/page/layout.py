@@ -94,7 +94,11 @@ def lay_out(
             gr.HTML(view.heading_html(*heading), elem_id="title")
         with gr.Column(scale=1, min_width=120):
             parts["desk"] = browser_part(
-                "desk", ("store", "files", "runs"), palette=PALETTE.tolist(), elem_id="desk"
+                "desk",
+                ("store", "files", "runs", "roving"),
+                palette=PALETTE.tolist(),
+                examples=[example.prompt for example in examples],
+                elem_id="desk",
             )
     choices = [(known.title, name) for name, known in all_conditions().items()]
     prompt_text = first.prompt if first else ""
@@ -122,6 +126,7 @@ def lay_out_words(world: World | None, prompt: str) -> None:
     known = world.summary() if world else {}
     browser_part(
         "words",
+        ("roving",),
         choices=known.get("choices"),
         prompt=prompt,
         words=known.get("words"),
@@ -331,7 +336,7 @@ def lay_out_results() -> dict:
     parts["scores"] = gr.HTML(elem_id="scores")
     parts["history"] = browser_part("history", ("store", "files"), elem_id="history")
     parts["compare"] = gr.ImageSlider(
-        label="Source and result", format="png", interactive=False, elem_id="compare"
+        label="Source and result", format="png", interactive=False, elem_id="compare", buttons=["fullscreen"]
     )
     parts["departures"] = gr.Checkbox(
         False, label="Show where the picture departs from the hint", elem_id="departures", interactive=False

@@ -120,7 +120,7 @@ def result_html(result: Result) -> str:
             row += f"<td>{meter} {number}</td>"
             row += f"<td>{escape(_details(score))}</td>"
         rows.append(f"<tr>{row}</tr>")
-    head = "<th></th><th scope='col'>Seed</th>"
+    head = "<td></td><th scope='col'>Seed</th>"
     if result.scores:
         noun = find_condition(result.request.condition).noun.split()[-1]
         head += (

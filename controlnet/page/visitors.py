@@ -20,6 +20,7 @@ from fastapi.responses import JSONResponse
 from gradio.route_utils import FnIndexInferError
 from gradio.state_holder import StateHolder
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
@@ -146,7 +147,8 @@ async def own_sessions(app: Any) -> AsyncIterator[None]:
 def own_server(page: gr.Blocks) -> dict[str, Any]:
     """What gradio's server is made with."""
     return {
-        "middleware": [Middleware(Reception, page=page)],
+        # The page itself is 270 kB of text, which gradio sends as it is; pictures and streams are left alone.
+        "middleware": [Middleware(Reception, page=page), Middleware(GZipMiddleware, compresslevel=6)],
         "lifespan": own_sessions,
         "exception_handlers": {
             FnIndexInferError: unknown_endpoint,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -18,10 +19,12 @@ def browser_test(function: Callable) -> Callable:
     return pytest.mark.browser(skip(function))
 
 
-def visit(browser, url: str, size: tuple[int, int] = (1280, 900), errors: list[str] | None = None):
+def visit(
+    browser, url: str, size: tuple[int, int] = (1280, 900), errors: list[str] | None = None, **options: Any
+):
     """The page in a session of its own; errors of its scripts go into the list."""
     width, height = size
-    page = browser.new_context(viewport={"width": width, "height": height}).new_page()
+    page = browser.new_context(viewport={"width": width, "height": height}, **options).new_page()
     page.set_default_timeout(PATIENCE)
     page.on("pageerror", lambda error: errors is not None and errors.append(str(error)))
     page.goto(url)

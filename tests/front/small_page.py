@@ -77,12 +77,16 @@ def drawing() -> np.ndarray:
 
 
 def start(
-    generator: Generator, *options: str, examples: Sequence[Example] = (), condition: str = DEFAULT
+    generator: Generator,
+    *options: str,
+    examples: Sequence[Example] = (),
+    condition: str = DEFAULT,
+    first: Example | None = None,
 ) -> Iterator[str]:
     """Serve the page, opened on a condition, on a free port of this machine; yields its address."""
     from controlnet.page import app
 
-    page = app.build_page(generator, examples, condition)
+    page = app.build_page(generator, examples, condition, first)
     arguments = app.parse_arguments(list(options))
     _, url, _ = app.serve(page, arguments, prevent_thread_lock=True, quiet=True)
     try:

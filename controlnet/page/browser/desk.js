@@ -27,6 +27,30 @@ addEventListener("keydown", (event) => {
 }, true);
 root.querySelector("[data-action=keys]").addEventListener("click", () => dialog.showModal());
 
+// ---- names and stops that gradio's own parts lack ----
+// Gradio mounts its parts in no certain order.
+function whenThere(selector, use) {
+  const look = () => document.querySelector(selector);
+  if (look()) return use(look());
+  const observer = new MutationObserver(() => look() && (observer.disconnect(), use(look())));
+  observer.observe(document.body, { childList: true, subtree: true });
+}
+
+whenThere("#condition input", () => {
+  for (const radio of document.querySelectorAll("#condition input")) radio.name = "condition"; // one stop for Tab
+});
+whenThere("#examples", (examples) => {
+  const stop = roving(examples, ".gallery button");
+  const name = () => { // gradio makes the buttons anew now and then
+    for (const [k, button] of [...examples.querySelectorAll(".gallery button")].entries()) {
+      button.setAttribute("aria-label", `Example: ${props.examples[k]}`);
+    }
+    stop();
+  };
+  new MutationObserver(name).observe(examples, { childList: true, subtree: true });
+  name();
+});
+
 // ---- announcements: the status changes with every step, and is told once for a run ----
 let lastTold = "";
 function announce() {
@@ -136,10 +160,7 @@ addEventListener("hint-to-save", async ({ detail: [map, sheet, kind] }) => {
   save(await png(value.width, value.height, bytes, colours ? 3 : 1), `${name}.png`);
 });
 
-setTimeout(() => { // when the other parts and the page's own listeners are there
-  const observer = new MutationObserver(announce);
-  for (const id of ["waiting", "status"]) {
-    observer.observe(document.getElementById(id), { childList: true, subtree: true, characterData: true });
-  }
-  open();
+for (const id of ["waiting", "status"]) whenThere(`#${id}`, (part) => {
+  new MutationObserver(announce).observe(part, { childList: true, subtree: true, characterData: true });
 });
+whenThere("#history .history", () => setTimeout(open)); // the last part: then the page's own listeners are there

@@ -55,7 +55,7 @@ for (const [kind, known] of Object.entries(choices)) {
   group.setAttribute("aria-label", kind);
   group.append(Object.assign(document.createElement("b"), { textContent: kind }));
   for (const choice of Object.keys(known).filter(Boolean)) {
-    const button = Object.assign(document.createElement("button"), { type: "button", textContent: choice, tabIndex: -1 });
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: choice });
     Object.assign(button.dataset, { kind, choice });
     if ("" in known && CSS.supports("color", choice)) { // the colour of a thing shows itself
       button.textContent = "";
@@ -70,17 +70,7 @@ for (const [kind, known] of Object.entries(choices)) {
   box.append(group);
 }
 root.hidden = !box.children.length;
-const buttons = [...box.querySelectorAll("button")];
-if (buttons.length) buttons[0].tabIndex = 0; // one stop for Tab, arrows inside
-box.addEventListener("keydown", (event) => {
-  const at = buttons.indexOf(event.target);
-  const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: buttons.length - 1 }[event.key];
-  if (to === undefined || !buttons[to]) return;
-  event.preventDefault();
-  buttons[at].tabIndex = -1;
-  buttons[to].tabIndex = 0;
-  buttons[to].focus();
-});
+roving(box, "button")();
 addEventListener("prompt", ({ detail: [text] }) => read(text));
 document.addEventListener("input", ({ target }) => target.closest("#prompt") && read(target.value));
 read(props.prompt);

@@ -10,6 +10,7 @@ let lines = null; // Uint8Array, the hint
 let undone = [], done = [];
 let picture = null, tool = "pen", pointer = null, drawing = false;
 const paper = document.createElement("canvas");
+const stopInTools = roving(root.querySelector(".db-tools"), "button");
 
 // ---- drawing ----
 function paintPaper(x0, y0, x1, y1) {
@@ -102,6 +103,7 @@ function showSteps() {
   find("undo", "action").disabled = !done.length;
   find("redo", "action").disabled = !undone.length;
   find("back", "action").hidden = !done.length;
+  stopInTools();
   find("opacity").parentElement.style.visibility = picture ? "" : "hidden";
 }
 

@@ -16,6 +16,8 @@ let tool = "brush", current = 0, chosen = false, highlighted = null;
 let pointer = null;     // [x, y] in map pixels, or null
 let painting = false;
 const mapLayer = document.createElement("canvas");
+const stopInTools = roving(root.querySelector(".me-tools"), "button");
+const stopInList = roving(root.querySelector(".me-classes"), "button");
 
 // ---- drawing ----
 function paintLayer(x0, y0, x1, y1) {
@@ -131,6 +133,7 @@ function showSteps() {
   find("undo", "action").disabled = !done.length;
   find("redo", "action").disabled = !undone.length;
   find("back", "action").hidden = !done.length;
+  stopInTools();
   find("opacity").parentElement.style.visibility = picture ? "" : "hidden";
 }
 
@@ -160,8 +163,7 @@ function listClasses() {
   listRest("this model cannot draw", absent.filter((index) => !classes[index][2]));
   const buttons = [...list.querySelectorAll("button")];
   const again = buttons.find((button) => button.dataset.index === focused);
-  const stop = again || buttons.find((button) => button.dataset.index === String(current)) || buttons[0];
-  if (stop) stop.tabIndex = 0; // one stop for Tab, arrows inside
+  stopInList(again || buttons.find((button) => button.dataset.index === String(current)));
   again?.focus({ preventScroll: true });
   const label = find("current", "out");
   label.textContent = classes[current][0];
@@ -176,21 +178,10 @@ function listRest(text, some) {
   root.querySelector(".me-classes").append(heading, ...some.map((index) => classItem(index, 0)));
 }
 
-root.querySelector(".me-classes").addEventListener("keydown", (event) => {
-  const buttons = [...root.querySelectorAll(".me-classes button")], at = buttons.indexOf(event.target);
-  const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: buttons.length - 1 }[event.key];
-  if (to === undefined || !buttons[to]) return;
-  event.preventDefault();
-  buttons[at].tabIndex = -1;
-  buttons[to].tabIndex = 0;
-  buttons[to].focus();
-});
-
 function classItem(index, share) {
   const item = document.createElement("li");
   const button = document.createElement("button");
   button.type = "button";
-  button.tabIndex = -1;
   button.dataset.index = index;
   if (!classes[index][2]) {
     button.className = "me-undrawable";

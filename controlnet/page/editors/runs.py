@@ -21,7 +21,7 @@ _MAX_RUN = 65535
 
 def editor_component(name: str, **options: Any) -> gr.HTML:
     """A component of the files ``NAME.html``, ``NAME.css`` and ``NAME.js`` of this folder."""
-    return browser_part(name, ("runs",), _HERE, **options)
+    return browser_part(name, ("runs", "roving"), _HERE, **options)
 
 
 def pack_runs(values: np.ndarray) -> dict[str, Any]:
