@@ -22,6 +22,7 @@ from controlnet.conditions import DEFAULT, all_conditions
 from controlnet.generation.batch import MANIFEST, GenerateJobs, pl, run_jobs
 from controlnet.generation.devices import find_device, find_precision, precision_name
 from controlnet.generation.jobs import Job, check_jobs, jobs_of_lines, jobs_of_pictures
+from controlnet.generation.memory import peak_memory
 from controlnet.generation.options import add_model_arguments, files_from_options
 from controlnet.generation.request import RequestError, setting_names, setting_type
 
@@ -112,4 +113,8 @@ def main(
     for entry in failed:
         print(f"failed: {entry['name']}: {entry['error']}", file=sys.stderr)
     print(f"{len(entries) - len(failed)} of {len(entries)} done; see {options.out / MANIFEST}")
+    if peak := peak_memory(device):
+        print(
+            f"At most {peak / 2**30:.2f} GiB of {'GPU ' if device.type == 'cuda' else ''}memory were in use."
+        )
     return 1 if failed else 0

@@ -11,6 +11,7 @@ from cldm.cldm import ControlNet
 from controlnet.generation.controls import Controls
 from controlnet.generation.devices import find_device, find_precision
 from controlnet.generation.generator import Generator
+from controlnet.generation.memory import own_pages
 from controlnet.generation.models import ModelFiles
 from ldm.packing import pack_weights
 
@@ -37,10 +38,11 @@ def load_generator(
     rests = save_memory and target.type != "cpu"
     place = torch.device("cpu") if rests else target
     first = None if files.own else next(iter(files.controls.items()), None)
-    model = load_model(
-        files.config, files.weights, place, dtype, control=first and first[1], vae=files.vae,
-        loras=files.loras, embeddings=files.embeddings,
-    )  # fmt: skip
+    with own_pages():
+        model = load_model(
+            files.config, files.weights, place, dtype, control=first and first[1], vae=files.vae,
+            loras=files.loras, embeddings=files.embeddings,
+        )  # fmt: skip
     if rests:  # the networks stay; what the sampler reads between them comes along
         for name, buffer in model.named_buffers(recurse=False):
             setattr(model, name, buffer.to(target))
@@ -48,7 +50,8 @@ def load_generator(
         pack_weights(model)
 
     def load(path: Path) -> ControlNet:
-        network = load_control(files.config, path, place, dtype, base=files.weights)
+        with own_pages():
+            network = load_control(files.config, path, place, dtype, base=files.weights)
         if target.type == "cpu":
             pack_weights(network)
         return network
