@@ -1,6 +1,6 @@
-"""One guided DDIM step with control at SD 1.5 size: this project against diffusers.
+"""One guided DDIM step with control at SD 1.5 size: this project against diffusers and OpenVINO.
 
-    python -m benchmarks.sampling_step --size 256 512 --dtype fp32 --device cpu
+    python -m benchmarks.sampling_step --size 256 512 --dtype fp32 --device cpu --peer diffusers openvino
 
 Both sides hold the same random weights (860 M in the UNet, 361 M in the control copy, no layer left at zero),
 take the same latents and text, and must agree before they are timed. They take turns in one process; the
@@ -8,14 +8,15 @@ median counts. A
 step is what a sampler repeats: control copy and UNet on the conditional and the unconditional half in one
 batch, guidance, the DDIM update. Ours is timed inside `DDIMSampler.sample`, from one callback to the next;
 the hint's embedding, which ours computes once per sampling, lies before the first. diffusers' step is the
-loop of its StableDiffusionControlNetPipeline, eager, which embeds the hint in every step.
+loop of its StableDiffusionControlNetPipeline, eager, which embeds the hint in every step. OpenVINO runs the
+same loop over diffusers' networks, converted as one model, compiled at the same size and precision.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +117,9 @@ class Peer:
             steps_offset=1,
         )
 
+    def compile_for(self, inputs: Inputs) -> None:
+        """Nothing to do for an eager peer."""
+
     def predict(self, latents: Tensor, t: Tensor, texts: Tensor, hints: Tensor) -> Tensor:
         down, middle = self.controlnet(
             latents,
@@ -210,11 +214,11 @@ def check_agreement(ours: Ours, peer: Peer, inputs: Inputs) -> float:
 
 
 @torch.inference_mode()
-def compare(ours: Ours, peer: Peer, inputs: Inputs, repeats: int) -> None:
-    """Time both sides on the same inputs, and print it."""
+def compare(ours: Ours, peers: Mapping[str, Peer], inputs: Inputs, repeats: int) -> None:
+    """Time all sides on the same inputs, and print it."""
     size, device = inputs.hint.shape[-1], inputs.hint.device
-    difference = check_agreement(ours, peer, inputs)
-    sides = {"ours": ours, "diffusers": peer}
+    differences = {name: check_agreement(ours, peer, inputs) for name, peer in peers.items()}
+    sides: dict[str, Ours | Peer] = {"ours": ours, **peers}
     peaks = {}
     for name, side in sides.items():  # also warms up
         with peak_memory(device) as memory:
@@ -227,12 +231,29 @@ def compare(ours: Ours, peer: Peer, inputs: Inputs, repeats: int) -> None:
         spread = f"{min(times[name]):.3f} to {max(times[name]):.3f}"
         working = f"{peaks[name] / 2**20:.0f} MiB beside the weights"
         print(f"{size:5} {name:10} {median(times[name]):7.3f} s a step ({spread}), at most {working}")
-    ratio = median(times["diffusers"]) / median(times["ours"])
-    print(f"{size:5} ratio      {ratio:7.2f} x, outputs differ by {difference:.1e}")
+    for name, difference in differences.items():
+        ratio = median(times[name]) / median(times["ours"])
+        print(f"{name.upper()} ratio {ratio:.2f} x at {size}, outputs differ by {difference:.1e}")
+
+
+def make_peers(
+    names: Sequence[str], config: DictConfig, model: ControlLDM, device: torch.device, clock: Clock
+) -> dict[str, Peer]:
+    """The peers of these names, around the tensors of ``model``, which is not packed yet."""
+    peers = {}
+    for name in names:
+        if name == "openvino":
+            from benchmarks.openvino_peer import OpenVinoPeer
+
+            peers[name] = OpenVinoPeer(config, model, clock)
+        else:
+            peers[name] = Peer(config, model, device, clock)
+    return peers
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer", nargs="+", choices=["diffusers", "openvino"], default=["diffusers"])
     parser.add_argument(
         "--size", type=int, nargs="+", default=[256, 512], help="side of the picture, in pixels"
     )
@@ -253,12 +274,17 @@ def main() -> None:
 
     config = OmegaConf.load(CONFIG).model
     model = random_model(config, device, dtype)
-    peer, ours = Peer(config, model, device, clock), Ours(model, device, clock)
+    weights = weight_bytes(model.model, model.control_model)
+    peers = make_peers(arguments.peer, config, model, device, clock)
+    ours = Ours(model, device, clock)
     print(f"One guided step with control, SD 1.5, {arguments.dtype}, batch 1 x 2\n{machine(device)}")
-    print(f"weights of either side: {weight_bytes(peer.unet, peer.controlnet) / 2**20:.0f} MiB")
+    print(f"weights of either side: {weights / 2**20:.0f} MiB")
     for size in arguments.size:
         text_width = config.params.unet_config.params.context_dim
-        compare(ours, peer, Inputs.random(size, text_width, device, dtype), arguments.repeats)
+        inputs = Inputs.random(size, text_width, device, dtype)
+        for peer in peers.values():
+            peer.compile_for(inputs)
+        compare(ours, peers, inputs, arguments.repeats)
 
 
 if __name__ == "__main__":

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import re
+import time
+
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 pytest.importorskip("diffusers", reason="the peer is not installed (extra `bench`)")
 
 from benchmarks.measure import interleaved, peak_memory
-from benchmarks.sampling_step import CONFIG, Inputs, Ours, Peer, check_agreement, random_model, step_seconds
+from benchmarks.sampling_step import (
+    CONFIG,
+    Inputs,
+    Ours,
+    Peer,
+    check_agreement,
+    compare,
+    make_peers,
+    random_model,
+    step_seconds,
+)
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def sides():
+def narrow_config() -> DictConfig:
     config = OmegaConf.load(CONFIG).model
     for part in (config.params.unet_config.params, config.params.control_stage_config.params):
         part.update(model_channels=32, num_res_blocks=1, context_dim=24, num_heads=4)
+    return config
+
+
+@pytest.fixture(scope="module")
+def sides():
+    config = narrow_config()
     model = random_model(config, CPU, torch.float32)
     return Ours(model, CPU), Peer(config, model, CPU)
 
@@ -39,6 +57,23 @@ def test_a_changed_weight_is_noticed(sides):
             check_agreement(ours, peer, inputs)
     finally:
         peer.controlnet.controlnet_mid_block.weight = weight
+
+
+def test_openvino_takes_part_with_the_same_numbers(capsys):
+    """A narrow model; conversion and compiling take seconds."""
+    pytest.importorskip("openvino", reason="the peer is not installed (extra `bench`)")
+    config = narrow_config()
+    model = random_model(config, CPU, torch.float32)
+    peers = make_peers(["diffusers", "openvino"], config, model, CPU, time.process_time)
+    inputs = Inputs.random(64, 24, CPU, torch.float32)
+    for peer in peers.values():
+        peer.compile_for(inputs)
+    compare(Ours(model, CPU), peers, inputs, repeats=1)
+    told = capsys.readouterr().out
+    for name in ("DIFFUSERS", "OPENVINO"):
+        assert re.search(rf"^{name} ratio \d+\.\d\d x at 64, outputs differ by \d\.\de-0[5-9]", told, re.M), (
+            told
+        )
 
 
 def test_both_sides_report_the_time_of_a_step(sides):

@@ -126,7 +126,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         about = {"detector": str(weights), "count": len(cases), **source}
         return about | detector_score(detector, cases)
     files = files_from_options(options)
-    generator = load_generator(files, options.device, options.precision)
+    generator = load_generator(files, options.device, options.precision, compiles=options.compile)
     model, detector = generator.model, generator.condition("seg").detector
     cases, source = find_cases(options, generator.resolution)
     scale = files.guidance if options.scale is None else options.scale

@@ -22,6 +22,7 @@ from controlnet.conditions import DEFAULT, all_conditions
 from controlnet.generation.batch import GenerateJobs, pl, run_jobs
 from controlnet.generation.devices import find_device, find_precision, precision_name
 from controlnet.generation.jobs import Job, check_jobs, jobs_of_lines, jobs_of_pictures
+from controlnet.generation.memory import peak_memory
 from controlnet.generation.options import add_model_arguments, files_from_options
 from controlnet.generation.request import RequestError, setting_names, setting_type
 from controlnet.generation.samplers import SAMPLERS
@@ -92,6 +93,7 @@ def main(
         # By its name: on another machine "auto" may be another, and with it the pictures.
         precision = precision_name(find_precision(options.precision, device))
         load_options = {"precision": precision, "save_memory": options.save_memory or save_memory}
+        load_options["compiles"] = options.compile
         task = GenerateJobs(jobs, options.out, files, load_options, measure=not options.no_measure)
         trainer = pl.Trainer(
             accelerator="cpu" if device.type == "cpu" else "auto",
@@ -114,4 +116,8 @@ def main(
     for entry in failed:
         print(f"failed: {entry['name']}: {entry['error']}", file=sys.stderr)
     print(f"{len(entries) - len(failed)} of {len(entries)} done; see {options.out / MANIFEST}")
+    if peak := peak_memory(device):
+        print(
+            f"At most {peak / 2**30:.2f} GiB of {'GPU ' if device.type == 'cuda' else ''}memory were in use."
+        )
     return 1 if failed else 0

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
+
 import torch
 
 from ldm.packing import can_pack
@@ -50,6 +54,21 @@ def find_precision(name: str, device: torch.device) -> torch.dtype:
     if name not in PRECISIONS:
         raise ModelError(f"--precision {name} is not known; choose auto, {', '.join(PRECISIONS)}.")
     return PRECISIONS[name]
+
+
+def check_compiler(device: torch.device) -> None:
+    """What ``torch.compile`` needs for a device: triton on a GPU, a C++ compiler elsewhere.
+
+    Raises:
+        ModelError: it is not there.
+    """
+    if device.type == "cuda":
+        found, wanted = importlib.util.find_spec("triton") is not None, "triton"
+    else:
+        names = (os.environ.get("CXX", "g++"), "clang++", "c++")
+        found, wanted = any(map(shutil.which, names)), "a C++ compiler (g++, clang++, or what CXX names)"
+    if not found:
+        raise ModelError(f"--compile needs {wanted}, and there is none here; leave --compile out.")
 
 
 def precision_name(dtype: torch.dtype) -> str:

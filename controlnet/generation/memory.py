@@ -1,9 +1,12 @@
-"""Doing with less memory: networks that rest in main memory, attention in slices, decoding in tiles."""
+"""Doing with less memory: networks that rest in main memory, attention in slices, decoding in tiles, and
+weights that leave nothing behind when they are packed.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
@@ -15,6 +18,9 @@ from cldm.cldm import ControlLDM
 from ldm.modules.attention import set_attention_slice
 
 T = TypeVar("T")
+
+_TRIM, _MMAP = -1, -3  # of glibc's mallopt
+_MIB = 2**20
 
 
 class MemorySaver:
@@ -114,6 +120,53 @@ def decode_tiled(
             weights[..., rows, columns] += window
     assert total is not None and weights is not None
     return total / weights
+
+
+@contextmanager
+def own_pages() -> Iterator[None]:
+    """Give each tensor that is made meanwhile pages of its own, where the C library is glibc.
+
+    Packing lays weights out anew one after the other. What it frees goes back to the system only if it does
+    not lie in a heap between what stays: of Stable Diffusion in bf16 that is 1.8 GB. Afterwards large blocks
+    come from the heap again, as glibc would have it by then; pages from the system cost time.
+    """
+    mallopt = _libc_function("mallopt")
+    if mallopt is not None:
+        mallopt(_MMAP, _MIB // 16)
+    try:
+        yield
+    finally:
+        if mallopt is not None:
+            mallopt(_MMAP, 32 * _MIB)
+            mallopt(_TRIM, 64 * _MIB)
+
+
+def trim_memory() -> None:
+    """Give freed memory back to the system, where the C library is glibc."""
+    if (trim := _libc_function("malloc_trim")) is not None:
+        trim(0)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory that this process has held so far, on a GPU that torch gave it there, in bytes; 0 where
+    the system does not say.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _libc_function(name: str) -> Callable[..., int] | None:
+    """A function of the C library of this process, or None where it has none of that name."""
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError, TypeError):
+        return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

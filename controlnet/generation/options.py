@@ -27,6 +27,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["auto", *PRECISIONS],
         help="(default: fp16 on a GPU, bf16 on a processor that computes it, else fp32)",
     )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile: needs a compiler; the first picture of each size takes minutes longer",
+    )
     parser.add_argument("--save-memory", action="store_true", help="slower, in less GPU memory")
 
 
@@ -96,7 +101,7 @@ def generator_from_options(options: argparse.Namespace, condition: str = DEFAULT
         ModelError: as ``find_model`` and ``load_generator``; WeightsError: files that do not fit.
     """
     files = files_from_options(options, condition)
-    return load_generator(files, options.device, options.precision, options.save_memory)
+    return load_generator(files, options.device, options.precision, options.save_memory, options.compile)
 
 
 def generator_or_exit(options: argparse.Namespace, condition: str = DEFAULT) -> Generator:

@@ -14,12 +14,14 @@ import gradio as gr
 import httpx
 import numpy as np
 import pytest
+import torch
 from front.conftest import ROOT
 from front.small_page import ColorDetector, draw, start
 from gradio_client import Client, handle_file
 
 from controlnet.commands import evaluate as tool_evaluate
 from controlnet.commands import generate as tool_generate
+from controlnet.generation import devices
 from controlnet.generation.devices import ModelError, find_device
 from controlnet.generation.generator import Generator
 from controlnet.generation.loading import load_generator
@@ -110,6 +112,29 @@ def test_devices_and_precisions_are_checked(model_files):
         with pytest.raises(ModelError, match=f"--device {device}"):
             find_device(device)
     assert load_generator(files, "cpu", "bf16").model.control_model.time_embed[0].weight.dtype.itemsize == 2
+
+
+def test_compiling_needs_a_compiler(monkeypatch, model_files):
+    monkeypatch.setattr(devices.shutil, "which", lambda name: None)
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None)
+    files = find_model(str(model_files.config), str(model_files.weights), str(model_files.weights))
+    with pytest.raises(ModelError, match=r"--compile needs a C\+\+ compiler .*; leave --compile out"):
+        load_generator(files, "cpu", compiles=True)
+    with pytest.raises(ModelError, match="--compile needs triton"):
+        devices.check_compiler(torch.device("cuda"))
+
+
+def test_unet_control_and_decoder_are_compiled_for_fixed_shapes(monkeypatch, model_files):
+    compiled = []
+    monkeypatch.setattr(devices.shutil, "which", lambda name: name)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compiled.append((self, how)))
+    files = find_model(str(model_files.config), str(model_files.weights), str(model_files.weights))
+    model = load_generator(files, "cpu", compiles=True).model
+    assert [module for module, _ in compiled] == [
+        model.model.diffusion_model, model.first_stage_model.decoder, model.control_model
+    ]  # fmt: skip
+    assert all(how == {"dynamic": False} for _, how in compiled)
+    assert type(model.control_model.zero_convs[0][0]) is torch.nn.Conv2d, "not packed as well"
 
 
 def test_the_page_may_ask_for_a_password(small_model):

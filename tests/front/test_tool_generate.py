@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -105,6 +106,7 @@ def test_two_processes_give_the_files_of_one(folder, reference, model_options, t
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 1, done.stderr
     assert "failed: d: " in done.stderr and "4 of 5 done" in done.stdout
+    assert re.search(r"At most \d\.\d\d GiB of memory", done.stdout)
     assert pictures(tmp_path) == pictures(reference)
     assert timeless(tmp_path) == timeless(reference)
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".png") == [MANIFEST, "more"]

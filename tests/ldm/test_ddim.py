@@ -320,7 +320,7 @@ def test_silent_when_asked(capfd: pytest.CaptureFixture) -> None:
     assert "DDIM Sampler" in capfd.readouterr().err
 
 
-# What both halves of guidance have in common ----------------------------------------------------------------
+# What both halves of guidance share ------------------------------------------------------------------------
 
 
 def rows_seen(model: ControlLDM, cond: dict, uncond: dict) -> list[int]:
