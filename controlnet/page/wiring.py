@@ -225,7 +225,7 @@ def wire_condition(parts: Parts, actions: Actions) -> None:
 
 def wire_fast(parts: Parts) -> None:
     """The box sets sampler and steps, and shows whether they are the fast ones, whoever set them."""
-    sampling = [parts.settings["sampler"], parts.settings["ddim_steps"]]
+    sampling: list[Any] = [parts.settings["sampler"], parts.settings["ddim_steps"]]
 
     def choose(fast: bool) -> tuple[str, int]:
         speed = FAST if fast else USUAL

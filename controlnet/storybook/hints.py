@@ -81,7 +81,7 @@ def _of_depth(depth: np.ndarray, condition: Condition, random: np.random.Generat
     """Depth or normals of a canvas, at the size of the canvas by way of the detector's own resolution."""
     height, width = depth.shape
     seen = tuple(default_detect_resolution(condition, side) for side in (width, height))
-    raw = DEPTH_RANGE * cv2.resize(depth, seen, interpolation=cv2.INTER_AREA)
+    raw: np.ndarray = DEPTH_RANGE * cv2.resize(depth, seen, interpolation=cv2.INTER_AREA)
     blur = 0.7 if random is None else float(random.uniform(0.3, 1.5))  # networks do not see as sharply
     raw = cv2.GaussianBlur(raw, (0, 0), blur)
     if condition.name == "depth":

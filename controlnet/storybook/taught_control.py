@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from cldm.cldm import ControlLDM, ControlNet
+from cldm.steering import steering
 from controlnet.conditions.seg.areas import area_weights
 from ldm.util import default
 
@@ -56,8 +57,9 @@ class TaughtControl(ControlLDM):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.__dict__["teacher"] = self._copy_of_control()
-        self.teacher.load_state_dict(checkpoint["teacher"])
+        teacher = self._copy_of_control()
+        teacher.load_state_dict(checkpoint["teacher"])
+        self.__dict__["teacher"] = teacher
 
     def _copy_of_control(self) -> ControlNet:
         return copy.deepcopy(self.control_model).eval().requires_grad_(False).to(self.device)
@@ -81,12 +83,13 @@ class TaughtControl(ControlLDM):
         noise = default(noise, lambda: torch.randn_like(x_start))
         noisy, maps = self.q_sample(x_start, t, noise), cond["map"]
         context = torch.cat(list(cond["c_crossattn"]), dim=1)
-        of_map = {**cond, "c_concat": [maps], "control_model": self.teacher}
+        of_map = {**cond, "c_concat": [maps]}
+        teacher = self.teacher or self.control_model  # outside of a run there is no lesson yet
         with torch.no_grad():
-            taught_control = self._control(noisy, t, context, of_map)
+            taught_control = steering(teacher, noisy, t, context, of_map, self.control_scales)
             taught = self._steered(noisy, t, context, taught_control)
             places = area_weights(maps, self.area_balance)
-        control = self._control(noisy, t, context, cond)
+        control = steering(self.control_model, noisy, t, context, cond, self.control_scales)
         output = self._steered(noisy, t, context, control)
         target = torch.lerp(self.loss_target(x_start, t, noise), taught, self.taught)
         features = _relative_error(control, taught_control)
