@@ -20,6 +20,7 @@ LAYERS = (
     "controlnet.outputs",
     "controlnet.color_profiles",
     "controlnet.pictures",
+    "controlnet.listing",
     "controlnet.weights",
     "controlnet.conditions",
     "controlnet.generation",
