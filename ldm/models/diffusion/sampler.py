@@ -62,6 +62,10 @@ class Sampler:
         self._eta = 0.0
         self._every_step: SamplingSchedule | None = None
 
+    def sample(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, dict[str, list[torch.Tensor]]]:
+        """Sample latents, each sampler in its way; see `DDIMSampler.sample`."""
+        raise NotImplementedError
+
     def register_buffer(self, name: str, attr: Any) -> None:
         """Keep a value under a name; tensors go to the model's device."""
         setattr(self, name, attr.to(self.model.alphas_cumprod.device) if torch.is_tensor(attr) else attr)
