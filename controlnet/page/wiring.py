@@ -27,9 +27,10 @@ QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 ASIDE: dict[str, Any] = {**QUIET, "concurrency_id": "aside", "concurrency_limit": 1}
 INSTANT: dict[str, Any] = {**QUIET, "queue": False}  # what takes no time at all, and cannot fail
 
-SHOW_RUN = (
-    "() => { if (innerWidth < 1000) document.querySelector('#generate').scrollIntoView({ block: 'start' }); }"
-)
+SHOW_RUN = """() => {
+  if (innerWidth < 1000) document.querySelector("#generate").scrollIntoView({ block: "start" });
+  else document.querySelector("#outcome").scrollTo({ top: 0 });
+}"""
 
 
 def emit(name: str, *more: str) -> str:
