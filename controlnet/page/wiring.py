@@ -152,7 +152,7 @@ def wire_waiting(parts: Parts, actions: Actions, session: Session, begun) -> Non
 def wire_end(parts: Parts, actions: Actions, session: Session, event) -> None:
     """Where nothing runs any more, or the queue was full, there is nothing to cancel."""
     event.then(actions.can_cancel, session.job, parts.cancel, **INSTANT)
-    event.failure(lambda: gr.update(interactive=False), None, parts.cancel, **INSTANT)
+    event.failure(actions.refused, session.job, parts.cancel, **INSTANT)
 
 
 def compare_event(parts: Parts, session: Session) -> dict:
