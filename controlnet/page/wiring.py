@@ -96,7 +96,7 @@ def wire_kept(parts: Parts, restoring: Restoring) -> None:
     fresh = [part.value for part in own[1:]]
     emptied = [*own[1:], parts.input_image, *parts.hint, parts.gallery, parts.scores, parts.status]
     parts.desk.new(lambda: ["", *fresh[1:], None, *[None] * 4, None, "", ""], None, emptied, **INSTANT)
-    work = [*own, parts.label_map, parts.drawing, parts.input_image]
+    work = [parts.input_image, *own, parts.label_map, parts.drawing]
     changes = [getattr(part, "change") for part in work]  # noqa: B009 - every one of these has it
     gr.on(changes, None, work, js=emit("work"), **INSTANT)
     prompt: Any = parts.settings["prompt"]

@@ -90,14 +90,13 @@ addEventListener("files-to-restore", ({ detail }) => take(detail, true));
 let touched = false, waiting = null, picture = {};
 for (const name of ["pointerdown", "keydown", "drop"]) addEventListener(name, () => (touched = true), true);
 
-async function keep(values) {
-  const file = values.at(-1);
+async function keep([file, ...values]) {
   if (!file) picture = {};
   else if (file.url !== picture.url) {
     const blob = await fetch(file.url).then((answer) => answer.blob()).catch(() => null);
     picture = { url: file.url, name: file.orig_name || "picture.png", blob };
   }
-  await kept.put("work", props.page, { values: values.slice(0, -1), name: picture.name, blob: picture.blob });
+  await kept.put("work", props.page, { values, name: picture.name, blob: picture.blob });
 }
 
 addEventListener("work", ({ detail }) => {
