@@ -155,6 +155,13 @@ class Actions:
             job.cancel()
         return view.message_html("Cancelled."), gr.update(interactive=False)
 
+    @staticmethod
+    def refused(job: Job | None):
+        """A job that the queue did not take waits no longer; the Cancel button."""
+        if job is not None:
+            job.cancel()
+        return gr.update(interactive=False)
+
     def wait(self, job: Job | None):
         """The visitor's place in the line, and whether to ask again in a second."""
         if job is None or job.is_over or job.begun:

@@ -68,7 +68,7 @@ def completed(block_fn: BlockFunction, values: Sequence[Any]) -> list[Any]:
         gr.Error: too few or too many values.
     """
     labels = [str(getattr(block, "label", None) or type(block).__name__) for block in block_fn.inputs]
-    function: Any = block_fn.fn
+    function: Any = block_fn.fn or (lambda: None)  # what only scripts listen to has none
     parameters = inspect.signature(function).parameters.values()
     defaults = [p.default for p in parameters if p.default is not p.empty]
     most, fewest, missing = len(labels), len(labels) - len(defaults), len(labels) - len(values)

@@ -98,6 +98,7 @@ def lay_out(
                 ("store", "files", "runs", "roving"),
                 palette=PALETTE.tolist(),
                 examples=[example.prompt for example in examples],
+                page=f"{condition.name} {generator.name}",  # each keeps its own work
                 elem_id="desk",
             )
     choices = [(known.title, name) for name, known in all_conditions().items()]

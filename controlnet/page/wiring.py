@@ -27,9 +27,10 @@ QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 ASIDE: dict[str, Any] = {**QUIET, "concurrency_id": "aside", "concurrency_limit": 1}
 INSTANT: dict[str, Any] = {**QUIET, "queue": False}  # what takes no time at all, and cannot fail
 
-SHOW_RUN = (
-    "() => { if (innerWidth < 1000) document.querySelector('#generate').scrollIntoView({ block: 'start' }); }"
-)
+SHOW_RUN = """() => {
+  if (innerWidth < 1000) document.querySelector("#generate").scrollIntoView({ block: "start" });
+  else document.querySelector("#outcome").scrollTo({ top: 0 });
+}"""
 
 
 def emit(name: str, *more: str) -> str:
@@ -95,7 +96,7 @@ def wire_kept(parts: Parts, restoring: Restoring) -> None:
     fresh = [part.value for part in own[1:]]
     emptied = [*own[1:], parts.input_image, *parts.hint, parts.gallery, parts.scores, parts.status]
     parts.desk.new(lambda: ["", *fresh[1:], None, *[None] * 4, None, "", ""], None, emptied, **INSTANT)
-    work = [*own, parts.label_map, parts.drawing, parts.input_image]
+    work = [parts.input_image, *own, parts.label_map, parts.drawing]
     changes = [getattr(part, "change") for part in work]  # noqa: B009 - every one of these has it
     gr.on(changes, None, work, js=emit("work"), **INSTANT)
     prompt: Any = parts.settings["prompt"]
@@ -151,7 +152,7 @@ def wire_waiting(parts: Parts, actions: Actions, session: Session, begun) -> Non
 def wire_end(parts: Parts, actions: Actions, session: Session, event) -> None:
     """Where nothing runs any more, or the queue was full, there is nothing to cancel."""
     event.then(actions.can_cancel, session.job, parts.cancel, **INSTANT)
-    event.failure(lambda: gr.update(interactive=False), None, parts.cancel, **INSTANT)
+    event.failure(actions.refused, session.job, parts.cancel, **INSTANT)
 
 
 def compare_event(parts: Parts, session: Session) -> dict:

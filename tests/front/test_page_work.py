@@ -207,7 +207,10 @@ def test_the_history_survives_a_reload_and_restores_compares_saves_and_deletes(t
 @browser_test
 def test_a_dropped_picture_of_ours_restores_everything_and_any_other_becomes_the_picture(tab, house_map):
     drop(tab, png_of(draw()), "scene.png")
-    tab.wait_for_selector("#picture img")
+    before = tab.wait_for_selector("#picture img").get_attribute("src")
+    drop(tab, png_of(draw(32, 64)), "another.png", "#picture")  # in the place of the first
+    tab.wait_for_selector("#picture img[src$='another.png']")
+    assert "another.png" not in before
     request = Request(None, "a red house", hint=house_map, seed=5, num_samples=3, per_sample_seeds=True,
                       image_resolution=64, ddim_steps=2, scale=3.0)  # fmt: skip
     request = request.for_model(64, 9.0)

@@ -27,7 +27,8 @@ from controlnet.generation.png import save_png
 from controlnet.page import app
 from controlnet.page.actions import Actions
 from controlnet.page.examples import load_examples
-from controlnet.page.jobs import Job
+from controlnet.page.jobs import Job, Line
+from controlnet.page.view import place_html
 from controlnet.page.visitors import listening_session
 
 CAPACITY = 5
@@ -165,6 +166,41 @@ def test_thousands_of_begun_jobs_stop_nobody_elses():
     Actions.cancel(running)
     follower.join(5)
     assert ended.wait(5)
+
+
+def test_the_place_in_the_line_and_how_long_it_takes(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("controlnet.page.jobs.time.monotonic", lambda: now[0])
+    line, jobs = Line(), [Job() for _ in range(4)]
+    assert [line.place(job) for job in jobs] == [(0, 0.0), (1, 5.0), (2, 10.0), (3, 15.0)], "5 s is a guess"
+    line.enter(jobs[0])
+    now[0] += 2
+    assert line.place(jobs[1]) == (1, 3.0)
+    now[0] += 5
+    assert line.place(jobs[1]) == (1, 0.0), "it takes longer than thought"
+    line.leave(jobs[0])  # after 7 s
+    assert line.place(jobs[2]) == (1, 6.0)
+    jobs[1].cancel()
+    assert line.place(jobs[3]) == (1, 6.0), "who has gone is not waited for"
+    early = Job()
+    line.enter(early)
+    assert line.place(jobs[2])[0] == 1, "its turn came before it had asked"
+
+
+@pytest.mark.parametrize(
+    ("before", "waited", "text"),
+    [
+        (0, 0.2, ""),
+        (0, 3, "You are next."),
+        (1, 0, "2nd, about 6 s"),
+        (2, 0, "3rd"),
+        (11, 0, "12th"),
+        (21, 0, "22nd"),
+    ],
+)
+def test_what_those_who_wait_are_told(before, waited, text):
+    said = place_html(before, 6.4, waited)
+    assert text in said and bool(text) == bool(said)
 
 
 def list_until_cancelled(job: Job, work) -> None:

@@ -74,13 +74,15 @@ addEventListener("drop", async (event) => {
   if (!file) return;
   event.preventDefault(); // else the browser would leave the page for the file
   event.stopPropagation();
+  event.target.dispatchEvent(new DragEvent("dragleave", { bubbles: true })); // what was marked as a target is none
   if (await isOurs(file)) return take([file], false);
-  const input = document.querySelector("#picture input[type=file]");
-  if (!input) return say("Remove the picture first.");
-  const list = new DataTransfer();
-  list.items.add(file);
-  input.files = list.files;
-  input.dispatchEvent(new Event("change", { bubbles: true }));
+  document.querySelector("#picture [aria-label='Remove Image'], #picture [aria-label='Clear']")?.click();
+  whenThere("#picture input[type=file]", (input) => {
+    const list = new DataTransfer();
+    list.items.add(file);
+    input.files = list.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  });
 }, true);
 addEventListener("files-to-restore", ({ detail }) => take(detail, true));
 
@@ -88,14 +90,13 @@ addEventListener("files-to-restore", ({ detail }) => take(detail, true));
 let touched = false, waiting = null, picture = {};
 for (const name of ["pointerdown", "keydown", "drop"]) addEventListener(name, () => (touched = true), true);
 
-async function keep(values) {
-  const file = values.at(-1);
+async function keep([file, ...values]) {
   if (!file) picture = {};
   else if (file.url !== picture.url) {
     const blob = await fetch(file.url).then((answer) => answer.blob()).catch(() => null);
     picture = { url: file.url, name: file.orig_name || "picture.png", blob };
   }
-  await kept.put("work", "last", { values: values.slice(0, -1), name: picture.name, blob: picture.blob });
+  await kept.put("work", props.page, { values, name: picture.name, blob: picture.blob });
 }
 
 addEventListener("work", ({ detail }) => {
@@ -107,7 +108,7 @@ addEventListener("work", ({ detail }) => {
 root.querySelector("[data-action=new]").addEventListener("click", async () => {
   clearTimeout(waiting);
   picture = {};
-  await kept.remove("work", "last");
+  await kept.remove("work", props.page);
   history.replaceState(null, "", location.pathname + location.search);
   trigger("new");
 });
@@ -124,7 +125,7 @@ function openLink() {
 
 async function open() {
   if (location.hash.length > 1 && location.hash !== sessionStorage.getItem(OWN_LINK)) return openLink();
-  const work = await kept.get("work", "last");
+  const work = await kept.get("work", props.page);
   if (!work) return;
   let path = null;
   if (work.blob) {

@@ -172,25 +172,18 @@ function listClasses() {
 
 function listRest(text, some) {
   if (!some.length) return;
-  const heading = document.createElement("li");
-  heading.className = "me-rest";
-  heading.textContent = text;
+  const heading = Object.assign(document.createElement("li"), { className: "me-rest", textContent: text });
   root.querySelector(".me-classes").append(heading, ...some.map((index) => classItem(index, 0)));
 }
 
 function classItem(index, share) {
   const item = document.createElement("li");
-  const button = document.createElement("button");
-  button.type = "button";
+  const button = Object.assign(document.createElement("button"), { type: "button" });
   button.dataset.index = index;
-  if (!classes[index][2]) {
-    button.className = "me-undrawable";
-    button.title = "This model cannot draw it.";
-  }
+  if (!classes[index][2]) Object.assign(button, { className: "me-undrawable", title: "This model cannot draw it." });
   button.setAttribute("aria-pressed", String(index === current));
   button.style.setProperty("--swatch", classes[index][1]);
-  const name = document.createElement("span");
-  name.textContent = classes[index][0];
+  const name = Object.assign(document.createElement("span"), { textContent: classes[index][0] });
   const percent = document.createElement("i");
   percent.textContent = share === 0 ? "" : share < 0.001 ? "<0.1%" : `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%`;
   button.append(name, percent);
