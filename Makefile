@@ -1,6 +1,6 @@
 # Everything happens in .venv, made here from requirements.lock when it is missing or out of date.
 #   make test | demo | docs | tiny | lint | format | bench | lock
-#   make test PYTHON=python3.12    make test ARGS="-k text"    make bench BENCH=sampling_step ARGS="--size 256"
+#   make test PYTHON=python3.12    make test ARGS="-k text"    make bench    make bench BENCH=sampling_step ARGS="--size 256"
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # A copy of the lock that was installed last, so that a newer file time alone reinstalls nothing.
 STAMP := $(VENV)/installed.lock
 ARGS ?=
-BENCH ?= sampling_step
+BENCH ?= everything
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 pytest.importorskip("diffusers", reason="the peer is not installed (extra `bench`)")
 
-from benchmarks.measure import interleaved, peak_memory
+from benchmarks import vae
+from benchmarks.measure import cpu_seconds, interleaved, peak_memory
 from benchmarks.sampling_step import (
     CONFIG,
     Inputs,
@@ -91,3 +92,11 @@ def test_peak_memory_sees_what_was_held_and_released():
     if memory.peak == 0:
         pytest.skip("this system does not tell a process its peak memory")
     assert 60 * 2**20 < memory.peak < 200 * 2**20
+
+
+def test_the_vaes_are_compared_on_the_same_numbers(capsys):
+    config = OmegaConf.load(CONFIG).model.params.first_stage_config
+    config.params.ddconfig.update(ch=32, num_res_blocks=1)
+    ratios = vae.compare_vae(config, 32, CPU, torch.float32, cpu_seconds, 1)
+    assert set(ratios) == {"decode", "encode"} and min(ratios.values()) > 0
+    assert "VAE decode ratio" in capsys.readouterr().out

@@ -79,6 +79,8 @@ class MemorySaver:
         return torch.cat([decode_tiled(self.model.decode_first_stage, latent) for latent in latents.split(1)])
 
     def _rest(self, *networks: nn.Module) -> None:
+        if self.device.type == "cpu":
+            trim_memory()  # what one stage has freed the next may need in larger pieces
         if self.moves:
             for network in networks:
                 network.to("cpu")
