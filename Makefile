@@ -54,9 +54,9 @@ $(STAMP): requirements.lock $(shell $(VENV_WORKS) || echo FORCE)
 	cp requirements.lock $@
 
 # Resolve pyproject.toml anew for every supported Python. Pins that still fit are kept. What a CUDA build of torch needs
-# beside itself is left to pip, for a CPU build needs none of it. The peers of `bench` are left to those who time them.
+# beside itself is left to pip, for a CPU build needs none of it.
 lock: $(STAMP)
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra test --extra docs --extra dev --no-annotate --no-header \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --no-annotate --no-header \
 	  --output-file requirements.lock pyproject.toml
 	grep -vE '^(nvidia|cuda|triton)\b' requirements.lock > requirements.lock.new
 	mv requirements.lock.new requirements.lock

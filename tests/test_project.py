@@ -76,7 +76,7 @@ def test_lock_pins_all_that_pyproject_asks_for(python):
     project = project_table()
     wanted = [
         *project["dependencies"],
-        *(line for extra in ("test", "docs", "dev") for line in project["optional-dependencies"][extra]),
+        *(line for lines in project["optional-dependencies"].values() for line in lines),
     ]
     locked = pins(python)
     for requirement in map(Requirement, wanted):
