@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from benchmarks.detectors import DETECTORS
 from benchmarks.measure import machine
 from controlnet.generation.devices import find_device, find_precision, precision_name
 
@@ -44,16 +45,18 @@ def all_runs(precision: str) -> list[Run]:
     return [
         *runs,
         Run("detector UPerNet", "detector", ("--repeats", "1")),
-        Run("detector HED", "detectors", ("--which", "hed", "--repeats", "2")),
-        Run("detector M-LSD", "detectors_mlsd", ("--repeats", "2")),
-        Run("detector DPT", "detectors_midas", ("--repeats", "1")),
-        Run("detector pose", "detectors_pose", ("--repeats", "2")),
+        *(Run(f"detector {name}", "detectors", ("--which", name, "--repeats", "2")) for name in DETECTORS),
     ]
+
+
+TABLE_ROW = re.compile(r"^(?P<what>\S.*?)  .*?(?P<ratio>\d+\.\d+) x(?P<rest>.*)$", re.MULTILINE)
+"""A line of the table of ``benchmarks.detectors``."""
 
 
 def rows_of(run: Run, output: str) -> Iterator[str]:
     """A table row for each ratio that a run has printed."""
-    for found in RATIO.finditer(output):
+    pattern = TABLE_ROW if run.module == "detectors" else RATIO
+    for found in pattern.finditer(output):
         what = found["what"].strip(" :0123456789") or "peer"
         yield f"| {run.name} | {what} | {found['ratio']} | {found['rest'].strip(' ,')} |"
 

@@ -8,7 +8,7 @@ import ctypes
 import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -80,7 +80,7 @@ class MemorySaver:
 
     def _rest(self, *networks: nn.Module) -> None:
         if self.device.type == "cpu":
-            trim_memory()  # what one stage has freed the next may need in larger pieces
+            give_back_memory()  # what one stage has freed the next may need in larger pieces
         if self.moves:
             for network in networks:
                 network.to("cpu")
@@ -141,12 +141,6 @@ def own_pages() -> Iterator[None]:
         if mallopt is not None:
             mallopt(_MMAP, 32 * _MIB)
             mallopt(_TRIM, 64 * _MIB)
-
-
-def trim_memory() -> None:
-    """Give freed memory back to the system, where the C library is glibc."""
-    if (trim := _libc_function("malloc_trim")) is not None:
-        trim(0)
 
 
 def peak_memory(device: torch.device) -> int:
@@ -220,5 +214,5 @@ def give_back_memory() -> None:
     """Let the system have main memory that was freed. glibc keeps it, once for each thread that ever worked;
     other C libraries have no such call, and are left alone. Takes some 30 ms in a process of 1 GB.
     """
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    if (trim := _libc_function("malloc_trim")) is not None:
+        trim(0)
