@@ -44,7 +44,7 @@ def test_a_run_that_fails_or_takes_too_long_is_told(monkeypatch):
 
 def test_the_table_of_detectors_becomes_rows():
     run = Run("detector hed", "detectors")
-    line = "HED                         512     0.5000   0.4 0.6     0.9000   0.8 1.0    1.80 x     10     20  equal"
+    line = "HED                  512     0.5000   0.4 0.6     0.9000   0.8 1.0    1.80 x     10     20  equal"
     assert list(rows_of(run, f"heading  ratio\n{line}")) == [
         "| detector hed | HED | 1.80 | 10     20  equal |"
     ]
