@@ -18,7 +18,7 @@ PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 class OpenVinoPeer(Peer):
     """`Peer`, whose networks OpenVINO computes, with float32 weights in ``precision``."""
 
-    # In bf16 it is 9e-2 from ours, where diffusers' own is 2e-2: it rounds more of what lies between.
+    # In bf16 it is 9e-2 from ours, where diffusers' own is 2e-2; why is not known.
     tolerances: ClassVar = {torch.float32: 1e-4, torch.bfloat16: 1.5e-1}
 
     def __init__(self, config: DictConfig, ours: ControlLDM, clock: Clock = time.perf_counter):
