@@ -146,9 +146,9 @@ def lay_out_run() -> dict:
         parts["cancel"] = gr.Button(
             "Cancel", variant="stop", interactive=False, elem_id="cancel", scale=1, min_width=90
         )
-    parts["fast"] = gr.Checkbox(
-        False, label="Fast", info=f"{FAST.title}, instead of {USUAL.title}", elem_id="fast"
-    )
+        parts["fast"] = gr.Checkbox(
+            False, label=f"Fast: {FAST.steps} steps", container=False, scale=0, min_width=80, elem_id="fast"
+        )
     parts["waiting"] = gr.HTML(elem_id="waiting")
     parts["status"] = gr.HTML(elem_id="status")
     parts["clock"] = gr.Timer(1, active=False)
