@@ -77,8 +77,8 @@ def test_page_and_metadata_say_which(small, tmp_path):
     assert result.pictures[0].std() > 0
 
 
-# Guidance multiplies what rounding leaves of the difference of its halves: this model's weights are random. Processors
-# add in orders of their own: one of them gave 4.5e-2, 2.9e-2 and 0.6e-2.
+# Guidance multiplies what rounding leaves of the difference of its halves: this model's weights are random.
+# Processors add in orders of their own: one of them gave 4.5e-2, 2.9e-2 and 0.6e-2.
 @pytest.mark.parametrize(("number", "tolerance"), [(0, 9e-2), (2, 6e-2), (3, 2e-2)])
 @pytest.mark.parametrize("packed", [False, True])
 def test_sampling_in_bf16_stays_near_the_original(small, packed, number, tolerance):
