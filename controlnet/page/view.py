@@ -64,7 +64,7 @@ def done_html(result: Result) -> str:
     grade = grade_of(best.agreement)
     words = {"good": "keeps to", "fair": "keeps to parts of", "poor": "hardly keeps to"}[grade]
     which = "It" if len(result.scores) == 1 else "The best"
-    judged = f"{which} {words} the {noun}, judges the detector ({best.measure} {score_text(best)})."
+    judged = f"{which} {words} the {noun}, says the detector ({best.measure} {score_text(best)})."
     return message_html(" ".join([said[0], judged, *said[1:]]), f"done {grade}")
 
 

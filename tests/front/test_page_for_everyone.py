@@ -235,7 +235,7 @@ def test_a_first_visit_is_ready_for_one_button(browser, first_visit):
     assert "drawn landscapes" in tab.locator(".model-note").inner_text()
     assert not tab.locator(".model-note code").is_visible(), "how to get a larger one is folded"
     tab.locator("#generate").click()
-    tab.wait_for_selector("#status .done:has-text('judges the detector (mIoU')")
+    tab.wait_for_selector("#status .done:has-text('says the detector (mIoU')")
     shown = tab.locator("#status .done")
     value = float(shown.inner_text().rpartition("mIoU ")[2].rstrip(")."))
     assert ("poor" in shown.get_attribute("class")) == (value < 0.4)
