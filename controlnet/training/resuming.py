@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -47,7 +47,7 @@ class SettingsOfNow(pl.Callback):
     ) -> None:
         """Behind an average the weights of the last step are those to go on with."""
         last = checkpoint.get("current_model_state")
-        if last and not any(isinstance(callback, TrainedWeightsEMA) for callback in trainer.callbacks):
+        if last and not any(isinstance(callback, TrainedWeightsEMA) for callback in _callbacks_of(trainer)):
             logger.warning(
                 "ema was on and is off now: the run goes on from the weights of the last step, not from "
                 "their average."
@@ -67,7 +67,7 @@ class SettingsOfNow(pl.Callback):
             for group, new in zip(optimizer.param_groups, fresh.param_groups, strict=True):
                 group["lr"] = group["initial_lr"] = new.get("initial_lr", new["lr"])
         for schedule in schedules:
-            _go_on(schedule, trainer.global_step)
+            _go_on(cast(LambdaLR, schedule), trainer.global_step)
         now = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         changes = [
             f"{name} was {self._then[name]} and is {value} now"
@@ -81,6 +81,10 @@ class SettingsOfNow(pl.Callback):
                 now[0],
                 before[0],
             )
+
+
+def _callbacks_of(trainer: Any) -> list[pl.Callback]:
+    return trainer.callbacks  # which Lightning's types do not know
 
 
 def _fresh_optimizers(module: pl.LightningModule) -> list[torch.optim.Optimizer]:
