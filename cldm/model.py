@@ -209,13 +209,14 @@ def build_for(config_path: str | Path, kind: Kind) -> ControlLDM:
     does.
     """
     definition = load_config(config_path).model
-    given = definition.get("params", {}).get("parameterization", "eps")
+    params = definition.setdefault("params", {})
+    given = params.get("parameterization", "eps")
     if kind.prediction and kind.prediction != given:
         logger.warning("the weights predict %s, not %s as %s has it", kind.prediction, given, config_path)
-        definition.params.parameterization = kind.prediction
-    if kind.zero_terminal:
-        definition.params.given_betas = zero_terminal_betas(definition.params)
+        params.parameterization = kind.prediction
     with parameters_on_meta(), one_line_errors(config_path):
+        if kind.zero_terminal:
+            params.given_betas = zero_terminal_betas(params)
         return instantiate_from_config(definition)
 
 
@@ -272,6 +273,8 @@ def load_config(config_path: str | Path) -> DictConfig:
     with one_line_errors(config_path):
         if not isinstance(model, DictConfig) or "target" not in model:
             raise ValueError("no model definition; expected `model:` with a `target:` in it")
+        if not isinstance(model.get("params", model), DictConfig):
+            raise ValueError("model.params: a mapping of names to values is wanted")
         check_sizes(config)
     return config
 

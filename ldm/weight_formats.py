@@ -195,8 +195,8 @@ def _open_pickle(path: Path) -> tuple[dict[str, Tensor], bool]:
 def _tensors_in(content: object, path: Path) -> dict[str, Tensor]:
     content = unwrapped(content)
     if not isinstance(content, dict):
-        kind = content if isinstance(content, Inert) else type(content).__name__
-        raise WeightsError(f"{path}: holds a {kind}, not a dictionary of tensors")
+        kind = str(content) if isinstance(content, Inert) else type(content).__name__
+        raise WeightsError(f"{path}: holds a {kind.removeprefix('a ')}, not a dictionary of tensors")
     state, skipped = {}, []
     for key, value in content.items():
         is_tensor = isinstance(value, Tensor)

@@ -4,6 +4,7 @@ error at once, by the functions that read and build and by the tools that a user
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -16,7 +17,9 @@ from PIL import Image
 from tiny_training import control_model, write_model
 
 from cldm.model import create_model, load_config
-from controlnet.commands import add_control, generate
+from controlnet.commands import add_control, generate, models
+from controlnet.generation.models import ModelFiles
+from controlnet.page import app as page
 from controlnet.training.settings import Settings
 from ldm.definitions import DefinitionError, check_sizes, read_yaml
 from ldm.weights import save_state_dict
@@ -105,6 +108,50 @@ def test_the_tools_say_it_in_one_line(kind: str, tmp_path: Path, command_line: l
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(line.startswith(f"error: {path}: ") and FILES[kind][1] in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        *list(FILES.values())[1::6],
+        ("model: {target: cldm.cldm.ControlLDM, params: hello}", "params: a mapping of names to values"),
+        ("model: {target: cldm.cldm.ControlLDM, params: [1]}", "params: a mapping of names to values"),
+        ("model: {target: cldm.cldm.ControlLDM}", "missing"),
+    ],
+)
+def test_the_page_and_the_list_of_models_say_it_in_one_line(
+    content: str | bytes, says: str, tmp_path: Path, command_line: list[str], capsys
+):
+    path = str(write(tmp_path / "model.yaml", content))
+    options = ["--model", path, *command_line[-4:]]
+    with pytest.raises(SystemExit) as ended:
+        page.main(options)
+    assert models.main(options) == 1
+    said = [str(ended.value), capsys.readouterr().err.rstrip("\n")]
+    assert all(text.startswith(f"error: {path}: ") and "\n" not in text for text in said)
+    assert says in said[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("linear_end", math.nan), ("linear_end", 3.0), ("linear_start", -0.1), ("timesteps", 0)],
+)
+def test_a_schedule_of_no_process_is_the_files_fault(key: str, value: float, tmp_path: Path):
+    """It would give latents that are not finite, in every precision."""
+    definition = OmegaConf.create(control_model())
+    OmegaConf.update(definition, f"params.{key}", value)
+    path = write_model(tmp_path / "model.yaml", definition)
+    with pytest.raises(DefinitionError, match=r"a noise schedule .* linear_start"):
+        create_model(path)
+
+
+@pytest.mark.parametrize("size", [None, "[a]", "0", "${oc.env:PATH}"])
+def test_the_size_a_page_opens_with_is_a_number(size: str | None, tmp_path: Path):
+    params = f", params: {{image_size: '{size}'}}" if size else ""
+    path = write(tmp_path / "model.yaml", f"model: {{target: a{params}}}")
+    with pytest.raises(DefinitionError) as caught:
+        _ = ModelFiles("a", path, path, path, None, "").resolution
+    assert str(caught.value).startswith(f"{path}: ") and os.environ["PATH"] not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["a pipe", "a folder", "nothing"])

@@ -15,6 +15,7 @@ from controlnet.generation.models import ModelFiles, default_model, known_models
 from controlnet.generation.options import add_file_arguments, files_from_options
 from controlnet.generation.recognised import recognised
 from ldm.command import command_name
+from ldm.definitions import DefinitionError
 from ldm.weights import WeightsError
 
 
@@ -26,10 +27,10 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
         return list_known()
     try:
         files = files_from_options(options, check=False)
-    except (ModelError, WeightsError) as error:
+        print(f"{files.name}: under {files.config}, made for {files.resolution} pixels")
+    except (ModelError, WeightsError, DefinitionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{files.name}: under {files.config}, made for {files.resolution} pixels")
     return 0 if show_recognised(files) else 1
 
 

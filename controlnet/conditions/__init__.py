@@ -59,7 +59,7 @@ def find_condition(name: str) -> type[Condition]:
     """
     known = all_conditions()
     if name not in known:
-        raise ConditionError(f"There is no condition {name!r}; known are {', '.join(known)}.")
+        raise ConditionError(f"There is no condition {name[:80]!r}; known are {', '.join(known)}.")
     return known[name]
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -14,11 +15,14 @@ from typing import Any
 from controlnet.conditions import DEFAULT, find_condition
 from controlnet.files import open_regular
 from controlnet.generation.png import read_metadata, read_request
-from controlnet.generation.request import RANGES, Request, RequestError, request_from_settings
+from controlnet.generation.request import RANGES, Request, RequestError, request_from_settings, short_repr
 from controlnet.lines import read_objects
 from controlnet.listing import MANIFEST, list_pictures, result_names
 from controlnet.outputs import check_outputs
 from controlnet.pictures import read_picture
+
+_PIECE, _PIECES = 2**16, 2**12  # bytes, and how many of a file tell it from others
+_LONGEST_NAME = 200  # bytes: file systems allow 255, and endings are added
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ def jobs_of_lines(path: Path, settings: Mapping[str, Any]) -> list[Job]:
     settings, which go before those given here. A line that is no such object becomes a job with a problem.
 
     Raises:
-        ValueError: the file is none of lines of JSON.
+        ValueError: the file is none of lines of JSON, or empty.
         OSError: it cannot be opened.
     """
     jobs: dict[str, Job] = {}
@@ -165,6 +169,8 @@ def jobs_of_lines(path: Path, settings: Mapping[str, Any]) -> list[Job]:
         if job.name in jobs:
             job = Job(f"{job.name}-{line.number}", problem=f"{where}: the name {job.name} came before")
         jobs[job.name] = job
+    if not jobs:
+        raise RequestError(f"{path}: there is no line in it; one JSON object a line is wanted.")
     return list(jobs.values())
 
 
@@ -172,7 +178,11 @@ def _job_of(name: str, content: dict[str, Any], folder: Path, settings: Mapping[
     name = _checked_name(content.pop("name", name))
     if "map" in content:  # the name of the hint before there were other conditions
         content["hint"] = content.pop("map")
-    files = {kind: folder / content.pop(kind) for kind in ("image", "hint") if content.get(kind)}
+    named = {kind: content.pop(kind) for kind in ("image", "hint") if content.get(kind)}
+    for kind, file in named.items():
+        if not isinstance(file, str) or "\0" in file:
+            raise ValueError(f"{kind} must be the path of a file, got {short_repr(file)}")
+    files = {kind: folder / file for kind, file in named.items()}
     return Job(name, merged_settings(settings, content), **files)
 
 
@@ -195,8 +205,11 @@ def _checked_name(name: Any) -> str:
         or path.is_absolute()
         or ".." in path.parts
         or "\\" in name
+        or "\0" in name
     ):
         raise ValueError(f"the name {str(name)[:80]!r} is no path below the output folder")
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts):
+        raise ValueError(f"the name {name[:40]!r}… is longer than {_LONGEST_NAME} bytes")
     return str(path)
 
 
@@ -213,7 +226,8 @@ def fingerprint(path: Path) -> str:
 
 
 def quick_fingerprint(paths: Iterable[Path]) -> str:
-    """Tells files of weights apart without reading them whole: their names, sizes, beginnings and ends.
+    """Tells files of weights apart by their names, sizes and contents, of which at most 256 MiB a file are
+    read, evenly: a control that was trained on differs from the one before in the middle of its file.
 
     Of weights in parts the parts count too.
     """
@@ -226,7 +240,8 @@ def quick_fingerprint(paths: Iterable[Path]) -> str:
     for path in parts:
         with open_regular(path) as file:
             size = path.stat().st_size
-            digest.update(json.dumps([path.name, size]).encode() + file.read(2**20))
-            file.seek(max(0, size - 2**20))
-            digest.update(file.read(2**20))
+            digest.update(json.dumps([path.name, size]).encode())
+            for place in range(0, size, max(_PIECE, size // _PIECES)):
+                file.seek(place)
+                digest.update(file.read(_PIECE))
     return digest.hexdigest()[:16]

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from controlnet.conditions import DEFAULT, all_conditions, conditions_of_file, find_condition
 from controlnet.files import CONFIGS, MODELS, find_file
 from controlnet.generation.devices import ModelError
 from controlnet.weights.choice import config_for
 from ldm.command import command_name
+from ldm.definitions import DefinitionError
 from ldm.layouts.recognise import recognise
 
 LATENT_FACTOR = 8  # pixels per latent pixel, of SD's autoencoder and of ours
@@ -78,8 +77,18 @@ class ModelFiles:
     def resolution(self) -> int:
         """The short side that the model was trained at, in pixels: the YAML's ``image_size`` counts
         latent pixels.
+
+        Raises:
+            DefinitionError: a definition that cannot be read, or has no such number.
         """
-        return int(OmegaConf.load(self.config).model.params.image_size) * LATENT_FACTOR
+        from cldm.model import load_config
+
+        side = load_config(self.config).model.get("params", {}).get("image_size")
+        if not isinstance(side, int) or side < 1:
+            raise DefinitionError(
+                f"{self.config}: model.params.image_size must be a number of latent pixels, got {side}"
+            )
+        return side * LATENT_FACTOR
 
 
 def known_models() -> dict[str, ModelFiles]:

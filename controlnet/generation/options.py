@@ -12,6 +12,7 @@ from controlnet.generation.generator import Generator
 from controlnet.generation.loading import load_generator
 from controlnet.generation.models import ModelFiles, find_model
 from controlnet.weights.choice import add_weight_arguments
+from ldm.definitions import DefinitionError
 from ldm.weights import WeightsError
 
 
@@ -98,7 +99,8 @@ def generator_from_options(options: argparse.Namespace, condition: str = DEFAULT
     """The generator that the options of ``add_model_arguments`` ask for.
 
     Raises:
-        ModelError: as ``find_model`` and ``load_generator``; WeightsError: files that do not fit.
+        ModelError: as ``find_model`` and ``load_generator``; WeightsError: files that do not fit;
+            DefinitionError: a YAML file that cannot be used.
     """
     files = files_from_options(options, condition)
     return load_generator(files, options.device, options.precision, options.save_memory, options.compile)
@@ -108,5 +110,5 @@ def generator_or_exit(options: argparse.Namespace, condition: str = DEFAULT) -> 
     """As ``generator_from_options`` for command lines: an error is one line, and the exit status is not 0."""
     try:
         return generator_from_options(options, condition)
-    except (ModelError, WeightsError) as error:
+    except (ModelError, WeightsError, DefinitionError) as error:
         raise SystemExit(f"error: {error}") from None

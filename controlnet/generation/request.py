@@ -143,7 +143,9 @@ class Request:
 
     def _check_condition(self) -> None:
         if not isinstance(self.options, Mapping):
-            raise RequestError(f"options must be an object of numbers by name, got {self.options!r}.")
+            raise RequestError(
+                f"options must be an object of numbers by name, got {short_repr(self.options)}."
+            )
         try:
             condition = find_condition(self.condition)
             object.__setattr__(self, "options", condition.checked_options(self.options))

@@ -70,11 +70,14 @@ def make_process(generator: Generator, condition: type[Condition]) -> Callable[.
 def make_generate(generator: Generator, default: str) -> Callable[..., list[Image.Image]]:
     """Any condition by name, with all settings as one JSON object."""
 
-    def generate(input_image, prompt, condition, options, hint, settings) -> list[Image.Image]:
+    def generate(
+        input_image, prompt, condition=default, options=None, hint=None, settings=None
+    ) -> list[Image.Image]:
         """Picture (or hint) and prompt to pictures: the hint first, then the pictures.
 
         ``condition`` is a name, ``options`` its options, ``hint`` a picture used instead of detection,
-        ``settings`` any other setting of a request, such as ``{"seed": 1, "num_samples": 2}``.
+        ``settings`` any other setting of a request, such as ``{"seed": 1, "num_samples": 2}``; these four
+        may be left out.
         """
         name = condition or default
         picture, given = brought(generator, name, input_image, hint)
@@ -93,7 +96,7 @@ def make_detect(
     """Detection alone, for any condition."""
 
     def detect(
-        input_image: Any, detect_resolution: Any, condition: str, options: Any
+        input_image: Any, detect_resolution: Any, condition: str = default, options: Any = None
     ) -> tuple[Image.Image, list[dict[str, Any]]]:
         """Picture to hint: what the network would see, at the detector's size; of a map its classes
         with shares.

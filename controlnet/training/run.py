@@ -37,6 +37,7 @@ from controlnet.training.data.records import DataError
 from controlnet.training.ema import TrainedWeightsEMA
 from controlnet.training.latent_cache import CachedDataset
 from controlnet.training.muon import Muon
+from controlnet.training.resuming import SettingsOfNow
 from controlnet.training.settings import Settings, SettingsError
 from controlnet.training.validation import ControlGap
 from controlnet.weights.choice import lora_argument
@@ -273,6 +274,7 @@ def _callbacks(settings: Settings, model: pl.LightningModule) -> list[pl.Callbac
     """In the order in which they must act: the average before the checkpoint that holds it."""
     callbacks: list[pl.Callback] = [
         EndIfBroken(),
+        SettingsOfNow(settings),
         SeedEveryBatch(settings.seed),
         NonFiniteGuard(),
         Throughput(),

@@ -137,8 +137,8 @@ class Settings:
             raise ValueError(
                 f"area_balance must be from 0 (none) to 1 (all classes alike), got {self.area_balance}."
             )
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}.")
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"learning_rate must be a number above 0, got {self.learning_rate}.")
         if self.cosine_decay and self.max_steps < 1:
             raise ValueError("cosine_decay needs max_steps, the step at which the learning rate reaches 0.")
         if self.gradient_clip is not None and self.precision == "16-mixed":

@@ -119,6 +119,18 @@ def test_wrong_values_are_named(program, house, place, value, message):
     assert answer["error"].startswith(message)
 
 
+def test_what_follows_picture_and_prompt_may_be_left_out(server, program, house, tmp_path):
+    kind, (gallery,) = program.call("generate", [house, "a house"])
+    assert kind == "complete" and len(gallery) == 2
+    assert program.call("detect", [house, 64])[0] == "complete"
+    save_png(tmp_path / "house.png", draw())
+    client = Client(server, verbose=False)
+    picture = handle_file(tmp_path / "house.png")
+    settings = {"ddim_steps": 1, "num_samples": 2}
+    gallery = client.predict(picture, "a house", settings=settings, api_name="/generate")
+    assert len(gallery) == 3
+
+
 @pytest.mark.parametrize("count", [0, 1, 12, 15])
 def test_too_few_or_too_many_values(program, house, count):
     kind, answer = program.call("process", [*thirteen(house), None, None][:count])
@@ -242,7 +254,9 @@ def test_no_file_of_the_server_is_opened_and_none_is_told_of(program, house, ser
         for place in places[:2] if {"image", "uploadbutton"} & set(kinds) else []:
             file = {"path": place, "meta": META}
             data = [file if kind in ("image", "uploadbutton") else None for kind in kinds]
-            assert program.event(function["id"], data)["error"] == NOT_OURS
+            says = program.event(function["id"], data)["error"]
+            # What is for the browser alone has no function, and may stumble over a value before the file.
+            assert says == NOT_OURS or (not function["backend_fn"] and says.endswith("got None."))
             asked += 1
     assert asked > 20
 

@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 from front.conftest import ROOT
 from front.small_page import draw
+from safetensors.torch import load_file
 
 from annotator.ade20k import colorize
 from controlnet.commands import generate as tool_generate
 from controlnet.generation.jobs import jobs_of_lines
 from controlnet.generation.png import read_request, save_png
 from controlnet.listing import MANIFEST
+from ldm.weights import save_state_dict
 
 FAST = ["--ddim-steps", "1", "--seed", "5"]
 
@@ -99,6 +101,23 @@ def test_another_precision_is_another_picture(folder, reference, model_options, 
     )
     assert manifest(out)["a"]["precision"] == "bf16" and manifest(out)["b"]["precision"] == "fp32"
     assert pictures(out)["a.png"] != pictures(reference)["a.png"]
+
+
+def test_other_weights_of_the_same_name_and_size_are_another_model(
+    folder, model_files, model_options, tmp_path
+):
+    """Training changes the control alone, whose weights lie in the middle of the file."""
+    weights = Path(shutil.copy(model_files.weights, tmp_path / "small.safetensors"))
+    options = [str(weights) if option == str(model_files.weights) else option for option in model_options]
+    asked = (folder / "a.png", tmp_path / "out", "--prompt", "a house", *FAST, *options)
+    assert run(*asked) == 0
+    before = pictures(tmp_path / "out")
+    state = load_file(weights)
+    name = "control_model.middle_block_out.0.bias"
+    save_state_dict({**state, name: state[name] + 1}, weights)
+    assert weights.stat().st_size == model_files.weights.stat().st_size
+    assert run(*asked) == 0
+    assert pictures(tmp_path / "out")["a.png"] != before["a.png"]
 
 
 def test_two_processes_give_the_files_of_one(folder, reference, model_options, tmp_path):

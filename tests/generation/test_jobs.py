@@ -151,6 +151,27 @@ def test_hostile_lines_are_problems_of_their_own(tmp_path):
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"image": ["a.png"]}, "image must be the path of a file, got ['a.png']"),
+        ({"hint": {"a": 1}}, "hint must be the path of a file, got {'a': 1}"),
+        ({"image": "a\0.png"}, "image must be the path of a file"),
+        ({"image": "a.png", "name": "a\0"}, "is no path below the output folder"),
+        ({"image": "a.png", "name": "é" * 101}, "… is longer than 200 bytes"),
+    ],
+    ids=str,
+)
+def test_what_is_no_path_is_said_before_any_work(tmp_path, row, problem):
+    (job,) = jobs_of_lines(lines(tmp_path, {"prompt": "x", **row}), {})
+    assert problem in job.problem and "line 1" in job.problem
+
+
+def test_a_file_without_a_line_is_an_error(tmp_path, capsys):
+    said = refused(capsys, lines(tmp_path), tmp_path / "out")
+    assert "there is no line in it" in said
+
+
 def test_ten_thousand_lines_take_no_minute(tmp_path):
     path = lines(tmp_path, *({"image": "a.png", "prompt": "x", "name": f"n{k}"} for k in range(10_000)))
     started = time.monotonic()

@@ -36,11 +36,25 @@ class NoiseSchedule:
         cosine_s: float = 8e-3,
         v_posterior: float = 0.0,
     ) -> NoiseSchedule:
-        """The schedule of the given betas, or of a kind that `make_beta_schedule` knows."""
+        """The schedule of the given betas, or of a kind that `make_beta_schedule` knows.
+
+        Raises:
+            ValueError: an unknown kind, no step, or betas of no process: they would make the latents NaN.
+        """
         if given_betas is None:
+            if min(linear_start, linear_end) < 0:  # NumPy would go on with the real part of the root
+                raise ValueError(
+                    f"a noise schedule has no betas below 0, as linear_start {linear_start} and linear_end "
+                    f"{linear_end} say"
+                )
             betas = make_beta_schedule(beta_schedule, timesteps, linear_start, linear_end, cosine_s)
         else:
             betas = np.asarray(given_betas, dtype=np.float64)
+        if not betas.size or not ((betas > 0) & (betas < 1)).all():  # NaN is neither
+            raise ValueError(
+                f"a noise schedule of {betas.size} steps with betas of which not all are in (0, 1); look at "
+                "timesteps, linear_start, linear_end and given_betas"
+            )
         return cls(betas, v_posterior)
 
     def __len__(self) -> int:
