@@ -12,16 +12,18 @@ _HERE = Path(__file__).resolve().parent
 
 
 def browser_part(name: str, before: Sequence[str] = (), folder: Path = _HERE, **options: Any) -> gr.HTML:
-    """The component of three files of a folder, with scripts of this one put before its own.
+    """The component of three files of a folder, with the scripts (and styles) ``before`` put before its own;
+    those are of the folder as well, or of this one.
 
     ``options`` that are none of ``gr.HTML`` become ``props`` of the script.
     """
-
-    scripts = [*(_HERE / f"{script}.js" for script in before), folder / f"{name}.js"]
+    homes = [folder if (folder / f"{part}.js").exists() else _HERE for part in (*before, name)]
+    parts = [home / part for home, part in zip(homes, (*before, name), strict=True)]
+    styles = [part.with_suffix(".css") for part in parts]
     return gr.HTML(
         html_template=(folder / f"{name}.html").read_text(encoding="utf-8"),
-        css_template=(folder / f"{name}.css").read_text(encoding="utf-8"),
-        js_on_load="".join(script.read_text(encoding="utf-8") for script in scripts),
+        css_template="".join(style.read_text(encoding="utf-8") for style in styles if style.exists()),
+        js_on_load="".join(part.with_suffix(".js").read_text(encoding="utf-8") for part in parts),
         apply_default_css=False,
         **options,
     )

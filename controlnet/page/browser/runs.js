@@ -12,10 +12,15 @@ function unpack(text, size) {
 
 function pack(values) {
   const parts = [];
+  let bytes = [];
   for (let at = 0; at < values.length; ) {
-    const start = at, value = values[at];
-    while (at < values.length && values[at] === value && at - start < 65535) at++;
-    parts.push(String.fromCharCode(value, (at - start) & 255, (at - start) >> 8));
+    const start = at, value = values[at], end = Math.min(values.length, start + 65535);
+    while (at < end && values[at] === value) at++;
+    bytes.push(value, (at - start) & 255, (at - start) >> 8);
+    if (bytes.length < 30000) continue;
+    parts.push(String.fromCharCode(...bytes)); // as many as a call may have
+    bytes = [];
   }
+  parts.push(String.fromCharCode(...bytes));
   return btoa(parts.join(""));
 }

@@ -14,6 +14,7 @@ import numpy as np
 
 from annotator.ade20k import CLASSES, PALETTE
 from controlnet.generation.request import RequestError
+from controlnet.page.editors.class_words import other_words
 from controlnet.page.editors.runs import editor_component, pack_runs, picture_url, unpack_runs
 
 
@@ -23,7 +24,7 @@ def label_map_editor(drawable: Collection[str] = (), **options: Any) -> gr.HTML:
     ``drawable`` names the classes that the model can draw, where those are not all.
     """
     classes = [
-        [name, "#" + bytes(color).hex(), not drawable or name in drawable]
+        [name, "#" + bytes(color).hex(), not drawable or name in drawable, other_words(name)]
         for name, color in zip(CLASSES, PALETTE, strict=True)
     ]
     return editor_component("label_map", classes=classes, **options)

@@ -17,11 +17,12 @@ from controlnet.page.browser import browser_part
 
 _HERE = Path(__file__).resolve().parent
 _MAX_RUN = 65535
+_SHARED = ("runs", "roving", "raster", "steps", "zoom", "input", "board", "search")
 
 
 def editor_component(name: str, **options: Any) -> gr.HTML:
     """A component of the files ``NAME.html``, ``NAME.css`` and ``NAME.js`` of this folder."""
-    return browser_part(name, ("runs", "roving"), _HERE, **options)
+    return browser_part(name, _SHARED, _HERE, **options)
 
 
 def pack_runs(values: np.ndarray) -> dict[str, Any]:
