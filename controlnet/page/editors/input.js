@@ -114,8 +114,8 @@ function listen(board, editor, steps, zoom) {
     if (MOVES[event.key]) move(event);
     else if (key === " ") {
       if (!event.repeat) [space, panned] = [true, false];
-    } else if (command && (key === "y" || (key === "z" && event.shiftKey))) steps.redo();
-    else if (command && key === "z") steps.undo();
+    } else if (command && (key === "y" || (key === "z" && event.shiftKey))) (board.cancel(), steps.redo());
+    else if (command && key === "z") (board.cancel(), steps.undo());
     else if (!command && editor.keys[key]) board.selectTool(editor.keys[key]);
     else if (!command && PLAIN[event.key]) PLAIN[event.key]();
     else return;

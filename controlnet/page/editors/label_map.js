@@ -28,6 +28,7 @@ const board = makeBoard(root, {
 const { find } = board;
 const list = root.querySelector(".me-classes");
 const stopInList = roving(list, "button");
+const byName = classes.map((_, index) => index).sort((a, b) => classes[a][0].localeCompare(classes[b][0])); // slow, so once
 const items = classes.map((_, index) => classItem(index));
 
 function tell(text) {
@@ -63,9 +64,8 @@ function heading(text) {
 }
 
 function allRows() {
-  const order = classes.map((_, index) => index);
-  const present = order.filter((index) => share[index] > 0).sort((a, b) => share[b] - share[a]);
-  const absent = order.filter((index) => share[index] === 0).sort((a, b) => classes[a][0].localeCompare(classes[b][0]));
+  const present = byName.filter((index) => share[index] > 0).sort((a, b) => share[b] - share[a]);
+  const absent = byName.filter((index) => share[index] === 0);
   const rest = (text, some) => (some.length ? [heading(text), ...some.map((index) => items[index])] : []);
   return [
     ...present.map((index) => items[index]),
@@ -101,7 +101,8 @@ function showItem(index) {
   const button = items[index].firstChild, part = share[index];
   const text = part === 0 ? "" : part < 0.001 ? "<0.1%" : `${(100 * part).toFixed(part < 0.1 ? 1 : 0)}%`;
   if (button.lastChild.textContent !== text) button.lastChild.textContent = text;
-  button.setAttribute("aria-pressed", String(index === current));
+  const pressed = String(index === current);
+  if (button.getAttribute("aria-pressed") !== pressed) button.setAttribute("aria-pressed", pressed);
 }
 
 function choose(index) {

@@ -57,25 +57,33 @@ function flood(values, width, start, mark, span = () => {}) {
   }
 }
 
-// 1 where `mask` holds a 1 within `reach` pixels, by running sums along rows and then along columns.
+// 1 where `mask` holds a 1 within `reach` pixels to the left, right, above or below (a square).
 function spread(mask, width, reach) {
-  const wide = new Uint8Array(mask.length), out = new Uint8Array(mask.length), sums = new Int16Array(width);
+  // Rows of zeros above, so that a window over the rows may begin before the first.
+  const bytes = new Uint8Array(mask.length + reach * width), rows = reach * width;
   for (let row = 0; row < mask.length; row += width) {
-    for (let x = -reach, sum = 0; x < width; x++) {
-      if (x + reach < width) sum += mask[row + x + reach];
-      if (x > reach) sum -= mask[row + x - reach - 1];
-      if (x >= 0) wide[row + x] = sum > 0 ? 1 : 0;
+    const end = row + width, line = mask.subarray(row, end);
+    for (let at = line.indexOf(1); at >= 0; ) {
+      let next = line.indexOf(0, at);
+      if (next < 0) next = width;
+      bytes.fill(1, rows + row + Math.max(0, at - reach), rows + Math.min(end, row + next + reach));
+      at = line.indexOf(1, next);
     }
   }
-  const far = reach * width;
-  for (let row = -far; row < mask.length; row += width) {
-    const enters = row + far < mask.length, leaves = row - far - width >= 0;
-    for (let x = 0; x < width; x++) {
-      if (enters) sums[x] += wide[row + far + x];
-      if (leaves) sums[x] -= wide[row - far - width + x];
-      if (row >= 0) out[row + x] = sums[x] > 0 ? 1 : 0;
-    }
+  // Windows of 1, 2, 4, ... rows, and the last step makes 2 reach + 1; four pixels at once where rows allow it.
+  const words = width % 4 ? bytes : new Uint32Array(bytes.buffer), step = width % 4 ? width : width / 4;
+  const wanted = 2 * reach + 1;
+  for (let size = 1; size < wanted; ) {
+    const by = Math.min(size, wanted - size), shift = by * step;
+    for (let at = 0; at + shift < words.length; at++) words[at] |= words[at + shift];
+    size += by;
   }
+  return bytes.subarray(0, mask.length);
+}
+
+function where(values, wanted, here, elsewhere) {
+  const out = new Uint8Array(values.length);
+  for (let at = 0; at < values.length; at++) out[at] = values[at] === wanted ? here : elsewhere;
   return out;
 }
 
@@ -83,11 +91,11 @@ function spread(mask, width, reach) {
 // what is left is flooded and grows back. Where it is too narrow for that at `start`, gaps stay open.
 function floodClosed(values, width, start, gap, span) {
   const reach = Math.ceil(gap / 2), old = values[start];
-  let area = spread(values.map((value) => (value === old ? 0 : 1)), width, reach);
+  let area = spread(where(values, old, 0, 1), width, reach);
   const seed = nearest(area, width, start, reach);
   if (seed === null) return flood(values.slice(), width, start, old ^ 1, span);
   flood(area, width, seed, 2);
-  area = spread(area.map((value) => (value === 2 ? 1 : 0)), width, reach);
+  area = spread(where(area, 2, 1, 0), width, reach);
   for (let row = 0; row < area.length; row += width) {
     for (let x = 0; x < width; x++) {
       if (!area[row + x] || values[row + x] !== old) continue;
