@@ -1,6 +1,6 @@
 """What a stroke costs: milliseconds of the map editor's tools at 1024 x 1024, in headless Chromium.
 
-A move counts from the event to the frame that shows it, what the browser draws included. The page runs in this
+A move counts from the event to the frame that shows it, with what the browser draws. The page runs in this
 process over the embedded model.
 
 make bench BENCH=editor
@@ -62,7 +62,9 @@ async ([name, repeats]) => {
   if (name === "brush") {
     use("brush");
     at("pointerdown", 0.1, 0.2);
-    for (let k = 0; k < 4 * repeats; k++) time(() => at("pointermove", 0.1 + (0.8 * k) / (4 * repeats), 0.2 + 0.3 * (k % 2)));
+    for (let k = 0, last = 4 * repeats; k < last; k++) {
+      time(() => at("pointermove", 0.1 + (0.8 * k) / last, 0.2 + 0.3 * (k % 2)));
+    }
     at("pointerup", 0.9, 0.3);
   }
   for (let k = 0; k < repeats && name !== "brush"; k++) {
@@ -87,7 +89,7 @@ async ([name, repeats]) => {
 
 
 def a_map() -> np.ndarray:
-    """Sky over a large area of grass with scattered trees, uint8 ``[1024, 1024]``: fill has borders to go round."""
+    """Sky over a large area of grass with scattered trees, uint8 ``[1024, 1024]``: fill has to go round."""
     rng = np.random.default_rng(0)
     labels = np.full((SIDE, SIDE), CLASSES.index("sky"), np.uint8)
     labels[SIDE // 4 :] = CLASSES.index("grass")

@@ -82,8 +82,10 @@ def chosen(tab) -> str:
 
 @browser_test
 def test_the_search_finds_the_class_that_is_meant(tab):
-    wanted = {"tree": "tree", "ocean": "sea", "dog": "animal", "Trees": "tree", "light": "light", "street": "road",
-              "tab": "table", "puddles": "water", "berries": None}  # fmt: skip
+    wanted = {
+        "tree": "tree", "ocean": "sea", "dog": "animal", "Trees": "tree", "light": "light", "street": "road",
+        "tab": "table", "puddles": "water", "berries": None,
+    }  # fmt: skip
     search, listed = tab.locator("#editor input[type=search]"), tab.locator("#editor .me-classes")
     for words, name in wanted.items():
         before = chosen(tab)
@@ -285,5 +287,3 @@ def test_two_fingers_enlarge_and_do_not_paint(tab):
     fingers("touchStart", 0)
     fingers("touchEnd")
     assert (seen(tab, hide_pointer=False) == TREE).sum() > 20, "one finger does"
-
-

@@ -1,4 +1,4 @@
-"""What people call the classes of ADE20K beside the names that they have: for the search of the map editor."""
+"""What people call the classes of ADE20K beside their names: for the search of the map editor."""
 
 from __future__ import annotations
 
