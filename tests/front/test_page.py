@@ -176,7 +176,7 @@ def test_the_fast_box_and_the_settings_agree(tab, browser):
     assert not box.is_checked()
     box.check()
     tab.locator("#advanced > button").click()
-    tab.wait_for_function(f"document.querySelector('#sampler input').value === '{title}'")
+    tab.wait_for_function(f"document.querySelector('#sampler input')?.value === '{title}'")
     tab.locator("#empty").click()
     tab.wait_for_selector("#editor [data-state=ready]")
     made = read_request(io.BytesIO(generate(tab)))
