@@ -28,6 +28,7 @@ MOST_OPCODES = 1_000_000
 given counts as well: one long list may be given a million times over."""
 
 _MOST_ARGUMENTS = 16
+_SIZED = (list, tuple, dict, set, str, bytes)
 _MOST_DIMENSIONS = 64  # torch's own limit for most of what it does
 
 INERT_NAMES: frozenset[str] = frozenset(
@@ -243,7 +244,7 @@ class _Machine:
                 arguments = stack.pop()
                 if type(arguments) is not tuple or len(arguments) > _MOST_ARGUMENTS:
                     raise ValueError("a call has no arguments, or too many")
-                self._count(sum(len(part) for part in arguments if hasattr(part, "__len__")))
+                self._count(sum(len(part) for part in arguments if isinstance(part, _SIZED)))
                 stack[-1] = _made_by(stack[-1], arguments)
             case "BUILD":
                 stack.pop()  # the state of an object, which an Inert does not have, and no tensor needs

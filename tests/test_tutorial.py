@@ -47,6 +47,7 @@ def test_the_command_line_overrules_yaml_and_that_the_script(tmp_path: Path) -> 
 
 
 OF_OTHERS = (
+    "hinted_scenes",
     "storybook",
     "storybook_crops",
     "tiny_depth",
