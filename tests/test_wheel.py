@@ -162,7 +162,7 @@ def test_page_serves_the_embedded_model(run, tmp_path):
         )
         assert url
         config = httpx.get(f"{url}/config").text
-        assert "Model: **tiny**" in config and "#title h1" in config  # of style.css
+        assert "Model <b>tiny</b>" in config and "#title h1" in config  # of style.css
         lake = httpx.get(re.search(r'"url":"([^"]*/lake.png)"', config).group(1))  # an example
         (tmp_path / "lake.png").write_bytes(lake.content)
         client = Client(url, verbose=False, download_files=tmp_path / "answers")

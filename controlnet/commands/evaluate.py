@@ -169,7 +169,7 @@ def compare_conditions(
             table[name] = steered(generator.model, detector, cases, way, condition).scores
     keys = ("control_miou", "prompt_accuracy", "prompt_accuracy_of", "adherence", "control_iou")
     return {
-        name: {"of_seg": scores["control_miou"] / max(seg["control_miou"], 1e-9)}
+        name: {"of_seg": 1.0 if name == DEFAULT else scores["control_miou"] / max(seg["control_miou"], 1e-9)}
         | {key: scores[key] for key in keys}
         for name, scores in table.items()
     }
