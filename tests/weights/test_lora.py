@@ -178,7 +178,7 @@ def test_a_lora_is_added_before_the_weights_are_rounded(config: Path, state: Sta
             "half",
             r"it changes 1 modules that this one does not have \(lora_unet_mid_block_attentions_0_proj_in\)",
         ),
-        ("strange", r"this LoRA holds 1 keys of another kind \(lora_unet_x.diff\)"),
+        ("strange", r"this LoRA holds 1 keys of another kind \(lora_unet_x.strength\)"),
     ],
 )
 def test_a_lora_that_does_not_fit(change: str, says: str, config: Path, state: State, tmp_path: Path):
@@ -195,7 +195,7 @@ def test_a_lora_that_does_not_fit(change: str, says: str, config: Path, state: S
         },
         "homeless": {"lora_unet_nowhere.lora_down.weight": torch.ones(2, 2), **fine},
         "half": {f"{middle}.lora_down.weight": torch.ones(2, 64, 1, 1)},
-        "strange": {"lora_unet_x.diff": torch.ones(2), **fine},
+        "strange": {"lora_unet_x.strength": torch.ones(2), **fine},
     }[change]
     path = save(file, tmp_path / "lora.safetensors")
     with pytest.raises(WeightsError, match=says):
