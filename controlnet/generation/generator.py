@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from annotator.util import resize_image, resized_shape
 from cldm.cldm import ControlLDM
 from controlnet.conditions import DEFAULT, Condition, Hint, Score, find_condition
 from controlnet.generation.controls import Controls
@@ -24,7 +23,14 @@ from controlnet.generation.models import ModelFiles
 from controlnet.generation.packing import pack_hint
 from controlnet.generation.png import metadata_text
 from controlnet.generation.request import Request, RequestError, default_detect_resolution, definite
-from controlnet.generation.sampling import control_scales, guided_conditions, sample_latents, to_uint8
+from controlnet.generation.sampling import (
+    control_scales,
+    guided_conditions,
+    noise_generators,
+    sample_latents,
+    to_uint8,
+)
+from controlnet.generation.sizes import resized, result_size
 from controlnet.generation.watcher import GenerationError, Step, Watcher, cure
 from controlnet.generation.world import World
 
@@ -282,41 +288,3 @@ class Generator:
                 f"The decoder produced values that are not finite: {cure(model.control_model.dtype)}."
             )
         return to_uint8(pictures)
-
-
-def result_size(request: Request) -> tuple[int, int]:
-    """Width and height of the pictures that a request with definite sizes gives, both multiples of 64.
-
-    A hint without a picture keeps its own size where that is one the resolution allows, since rounding the
-    sides of a rounded size could end elsewhere.
-    """
-    height, width = definite(request.hint if request.input_image is None else request.input_image).shape[:2]
-    resolution = definite(request.image_resolution)
-    short = round(resolution / 64) * 64
-    if request.input_image is None and min(height, width) == short and height % 64 == 0 and width % 64 == 0:
-        return width, height
-    try:
-        height, width = resized_shape(height, width, resolution)
-    except ValueError as error:
-        raise RequestError(str(error)) from error
-    return width, height
-
-
-def resized(picture: np.ndarray, resolution: int) -> np.ndarray:
-    """``annotator.util.resize_image`` for pictures that people bring: where it finds no size, a
-    RequestError.
-    """
-    try:
-        return resize_image(picture, resolution)
-    except ValueError as error:
-        raise RequestError(str(error)) from error
-
-
-def noise_generators(request: Request, device: torch.device) -> torch.Generator | list[torch.Generator]:
-    """The source of a run's noise: the numbers of torch's global stream after seeding, but nobody else draws
-    from it.
-
-    With ``per_sample_seeds`` one for each picture, so that its noise does not depend on its neighbours.
-    """
-    generators = [torch.Generator(device).manual_seed(seed) for seed in request.seeds]
-    return generators if request.per_sample_seeds else generators[0]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from controlnet.conditions import Condition, HintReport
-from controlnet.generation.request import MAX_ASPECT, RequestError
+from controlnet.generation.checks import MAX_ASPECT, RequestError
 from controlnet.pictures import PictureSource, decode
 
 MAX_HINT_PIXELS = 2048 * 4096

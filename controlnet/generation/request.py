@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,8 +10,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from annotator.util import HWC3, MAX_PIXELS
 from controlnet.conditions import DEFAULT, Condition, ConditionError, find_condition
+from controlnet.generation.checks import (
+    INTEGERS,
+    RANGES,
+    RequestError,
+    check_shape,
+    checked_number,
+    checked_picture,
+    short_repr,
+)
 from controlnet.generation.samplers import DEFAULT_SAMPLER, SAMPLERS
 
 DEFAULT_A_PROMPT = "best quality, extremely detailed"
@@ -21,34 +28,10 @@ DEFAULT_N_PROMPT = (
     "worst quality, low quality"
 )
 
-RANGES: dict[str, tuple[float, float]] = {
-    "num_samples": (1, 64),
-    "image_resolution": (64, 2048),
-    "detect_resolution": (64, 2048),
-    "ddim_steps": (1, 1000),
-    "strength": (0.0, 2.0),
-    "scale": (0.0, 30.0),
-    "seed": (-1, 2**32 - 1),
-    "eta": (0.0, 1.0),
-    "guidance_start": (0.0, 1.0),
-    "guidance_end": (0.0, 1.0),
-}
-"""Lowest and highest value of each number. The front ends offer narrower ranges, those of the original."""
-
-MAX_ASPECT = 8
-"""How many times as long as the short side the long side of a picture or hint may be."""
-
-_INTEGERS = ("num_samples", "image_resolution", "detect_resolution", "ddim_steps", "seed")
 _BY_MODEL = ("image_resolution", "detect_resolution", "scale")
 _TEXTS = ("prompt", "a_prompt", "n_prompt", "condition", "sampler")
 _SWITCHES = ("guess_mode", "per_sample_seeds")
 _ARRAYS = ("input_image", "hint")
-
-
-class RequestError(ValueError):
-    """A request that cannot be carried out as it stands; the text says which value is wrong and what is
-    wanted.
-    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +99,7 @@ class Request:
                 raise RequestError(f"{name} must be true or false, got {getattr(self, name)!r}.")
         for name in RANGES:
             if getattr(self, name) is not None or name not in _BY_MODEL:
-                object.__setattr__(self, name, _checked_number(name, getattr(self, name)))
+                object.__setattr__(self, name, checked_number(name, getattr(self, name)))
         if self.per_sample_seeds and self.seed + self.num_samples - 1 > RANGES["seed"][1]:
             raise RequestError(
                 f"seed {self.seed} and {self.num_samples} pictures with a seed each would exceed "
@@ -125,7 +108,7 @@ class Request:
         if self.input_image is None and self.hint is None:
             raise RequestError("There is neither an input_image nor a hint: give one of them.")
         if self.input_image is not None:
-            object.__setattr__(self, "input_image", _checked_picture(self.input_image))
+            object.__setattr__(self, "input_image", checked_picture(self.input_image))
         self._check_condition()
         self._check_sampling()
 
@@ -151,7 +134,7 @@ class Request:
             object.__setattr__(self, "options", condition.checked_options(self.options))
             if self.hint is not None:
                 condition.check(self.hint)
-                _check_shape("hint", self.hint)
+                check_shape("hint", self.hint)
         except ConditionError as error:
             raise RequestError(str(error)) from error
 
@@ -214,7 +197,7 @@ def setting_names() -> tuple[str, ...]:
 def setting_type(name: str) -> type:
     """int, float, str, bool, or dict for the options of a condition."""
     if name in RANGES:
-        return int if name in _INTEGERS else float
+        return int if name in INTEGERS else float
     return str if name in _TEXTS else bool if name in _SWITCHES else dict
 
 
@@ -246,55 +229,3 @@ def request_from_settings(
     if "prompt" not in settings:
         raise RequestError("The setting prompt is missing.")
     return Request(input_image=input_image, hint=hint, **settings)
-
-
-def _checked_number(name: str, value: Any) -> int | float:
-    low, high = RANGES[name]
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise RequestError(f"{name} must be a number, got {short_repr(value)}.")
-    if isinstance(value, int) and not low <= value <= high:  # too many digits would not even become a float
-        raise RequestError(f"{name} must be from {low:g} to {high:g}, got {short_repr(value)}.")
-    if not math.isfinite(value) or not low <= value <= high:
-        raise RequestError(f"{name} must be from {low:g} to {high:g}, got {value}.")
-    if name in _INTEGERS:
-        if value != int(value):
-            raise RequestError(f"{name} must be a whole number, got {value}.")
-        return int(value)
-    return float(value)
-
-
-def short_repr(value: Any) -> str:
-    """A value for an error's text, cut where a stranger made it long."""
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 128:
-        return f"a number of about {int(value.bit_length() * 0.30103)} digits"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _checked_picture(picture: Any) -> np.ndarray:
-    if not isinstance(picture, np.ndarray):
-        raise RequestError(f"input_image must be a uint8 array [H, W, 3], got {type(picture).__name__}.")
-    if picture.ndim in (2, 3):
-        _check_shape("input_image", picture)
-    elif picture.size == 0:
-        raise RequestError(f"input_image is empty: its shape is {list(picture.shape)}.")
-    try:
-        return HWC3(picture)
-    except ValueError as error:
-        raise RequestError(f"input_image: {error}") from error
-
-
-def _check_shape(name: str, array: np.ndarray) -> None:
-    """Not empty, not too large, not too long."""
-    height, width = array.shape[:2]
-    if array.size == 0:
-        raise RequestError(f"{name} is empty: its shape is {list(array.shape)}.")
-    if height * width > MAX_PIXELS:
-        raise RequestError(
-            f"{name} has {width}x{height} pixels, more than {MAX_PIXELS // 1_000_000} megapixels."
-        )
-    if max(height, width) > MAX_ASPECT * min(height, width):
-        raise RequestError(
-            f"{name} is {width}x{height} pixels; the long side may be {MAX_ASPECT} times the short one: "
-            "crop it."
-        )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cldm.cldm import ControlLDM, ControlNet
+from controlnet.generation.request import Request
 from controlnet.generation.samplers import DEFAULT_SAMPLER, SAMPLERS
 from ldm.models.diffusion.guidance import interval_schedule
 from ldm.models.diffusion.sampler import Sampler
@@ -111,6 +112,16 @@ def sample_latents(
         **guided_part,
     )
     return latents
+
+
+def noise_generators(request: Request, device: torch.device) -> torch.Generator | list[torch.Generator]:
+    """The source of a run's noise: the numbers of torch's global stream after seeding, but nobody else draws
+    from it.
+
+    With ``per_sample_seeds`` one for each picture, so that its noise does not depend on its neighbours.
+    """
+    generators = [torch.Generator(device).manual_seed(seed) for seed in request.seeds]
+    return generators if request.per_sample_seeds else generators[0]
 
 
 def to_uint8(pictures: Tensor) -> np.ndarray:

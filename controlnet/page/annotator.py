@@ -10,9 +10,9 @@ import gradio as gr
 
 from controlnet.conditions import Condition, all_conditions
 from controlnet.conditions.base import Option
+from controlnet.page.advanced import option_component
 from controlnet.page.app import add_server_arguments, own_temporary_folder, serve
 from controlnet.page.checks import Page
-from controlnet.page.layout import option_component
 from controlnet.page.uploads import picture_file, picture_of
 
 

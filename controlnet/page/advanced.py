@@ -1,0 +1,93 @@
+"""What steers a run: the original's controls, folded away, and the options of the conditions."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from controlnet.conditions import Condition, Option, all_conditions
+from controlnet.generation.request import (
+    DEFAULT_A_PROMPT,
+    DEFAULT_N_PROMPT,
+    RANGES,
+    default_detect_resolution,
+)
+from controlnet.generation.samplers import SAMPLERS, USUAL
+from controlnet.page.settings import page_ranges
+
+
+def lay_out_settings(resolution: int, guidance: float, condition: type[Condition]) -> dict:
+    """The original's controls with its ranges and defaults, but the model's own size and guidance; the
+    options of every condition, of which those of one are visible; and a seed for each picture.
+    """
+    ranges = page_ranges(resolution)
+    options, groups = {}, {}
+    for name, known in all_conditions().items():
+        with gr.Group(visible=name == condition.name and bool(known.options)) as groups[name]:
+            for option in known.options:
+                options[name, option.name] = option_component(option)
+    with gr.Accordion("Advanced options", open=False, elem_id="advanced"):
+        settings: dict[str, gr.components.Component] = {
+            "num_samples": gr.Slider(*ranges["num_samples"], value=1, step=1, label="Images"),
+        }
+        own_seeds = gr.Checkbox(
+            True,
+            label="A seed for each image",
+            info="Image k gets seed + k, and can be made again alone. Off: one for all, as the original.",
+            elem_id="own-seeds",
+        )
+        settings |= {
+            "image_resolution": gr.Slider(
+                *ranges["image_resolution"], value=resolution, step=64, label="Image Resolution"
+            ),
+            "strength": gr.Slider(*ranges["strength"], value=1.0, step=0.01, label="Control Strength"),
+            "guess_mode": gr.Checkbox(False, label="Guess Mode"),
+            "detect_resolution": gr.Slider(
+                *ranges["detect_resolution"],
+                value=default_detect_resolution(condition, resolution),
+                step=1,
+                label=condition.detect_label,
+                visible=condition.detect_resolution is not None,
+            ),
+            **lay_out_steps(ranges["ddim_steps"]),
+            "scale": gr.Slider(*ranges["scale"], value=guidance, step=0.1, label="Guidance Scale"),
+            **lay_out_guidance(),
+            "seed": gr.Slider(
+                *ranges["seed"], value=-1, step=1, label="Seed", info="-1 draws one", elem_id="seed"
+            ),
+            "eta": gr.Number(0.0, label="eta (DDIM)", minimum=ranges["eta"][0], maximum=ranges["eta"][1]),
+            "a_prompt": gr.Textbox(DEFAULT_A_PROMPT, label="Added Prompt"),
+            "n_prompt": gr.Textbox(DEFAULT_N_PROMPT, label="Negative Prompt"),
+        }
+    return {"settings": settings, "own_seeds": own_seeds, "options": options, "option_groups": groups}
+
+
+def lay_out_steps(steps: tuple[float, float]) -> dict[str, gr.components.Component]:
+    """The sampler and how many steps it takes, from a range."""
+    samplers = [(kind.title, name) for name, kind in SAMPLERS.items()]
+    return {
+        "sampler": gr.Dropdown(samplers, value=USUAL.sampler, label="Sampler", elem_id="sampler"),
+        "ddim_steps": gr.Slider(*steps, value=USUAL.steps, step=1, label="Steps"),
+    }
+
+
+def lay_out_guidance() -> dict[str, gr.components.Component]:
+    """The interval of guidance, folded away."""
+    with gr.Accordion("Guidance in a part of the steps", open=False), gr.Row():
+        return {
+            "guidance_start": gr.Slider(
+                *RANGES["guidance_start"], value=0.0, step=0.05, label="From", info="share of the steps"
+            ),
+            "guidance_end": gr.Slider(
+                *RANGES["guidance_end"], value=1.0, step=0.05, label="To", info="half the work outside"
+            ),
+        }  # fmt: skip
+
+
+def option_component(option: Option) -> gr.components.Component:
+    """A checkbox for a switch, a slider for every other option."""
+    info = option.help or None
+    if option.is_switch:
+        return gr.Checkbox(bool(option.default), label=option.label, info=info)
+    return gr.Slider(
+        option.low, option.high, value=option.default, step=option.step, label=option.label, info=info
+    )
