@@ -99,7 +99,8 @@ def make_tiny(
     things = train_step("tiny_things", output, length, {**changes, "base": str(taught)})
     coloured = train_step("tiny_colours", output, length, {**changes, "base": str(things)})
     decoder = train_step("tiny_decoder", output, length, {**changes, "base": str(normal)})
-    for path in export(coloured, models / "control_tiny_seg.safetensors", vae=decoder):
+    hinted = train_step("tiny_conditions", output, length, {**changes, "base": str(coloured)})
+    for path in export(hinted, models / "control_tiny_seg.safetensors", vae=decoder):
         logger.info("wrote %s", path)
     _make_detector(output / "tiny_detector", detectors, length, changes)
 

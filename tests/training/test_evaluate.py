@@ -273,7 +273,7 @@ def test_the_steps_lead_to_weights_in_parts_that_load(made):
     shipped = [*files, made / "detectors" / "upernet_tiny.safetensors"]
     assert sum(path.stat().st_size for path in shipped) < 48e6
     model = load_model(TINY / "cldm_tiny.yaml", made / "models" / "control_tiny_seg.safetensors.index.json")
-    before = read_state_dict(made / "steps" / "tiny_colours" / "checkpoints" / "last.ckpt")
+    before = read_state_dict(made / "steps" / "tiny_conditions" / "checkpoints" / "last.ckpt")
     decoder = read_state_dict(made / "steps" / "tiny_decoder" / "checkpoints" / "last.ckpt")
     before |= {f"first_stage_model.{name}": tensor for name, tensor in decoder.items()}
     for name, parameter in model.named_parameters():
@@ -292,7 +292,7 @@ def test_a_decoder_of_other_latents_is_not_exported(made, tmp_path):
 def test_what_is_made_is_not_made_again(made):
     weights = made / "models" / "control_tiny_seg-00001-of-00004.safetensors"
     checkpoints = [*(made / "steps").rglob("last.ckpt"), made / "steps" / "tiny_ini.safetensors"]
-    assert len(checkpoints) == 10
+    assert len(checkpoints) == 11
     before = weights.read_bytes(), [path.stat().st_mtime_ns for path in checkpoints]
     _make(made)
     assert (weights.read_bytes(), [path.stat().st_mtime_ns for path in checkpoints]) == before
