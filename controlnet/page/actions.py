@@ -173,9 +173,8 @@ class Actions:
         """The Cancel button, as it should be now."""
         return gr.update(interactive=job is not None and not job.is_over)
 
-    def run(
+    def request(
         self,
-        job: Job | None,
         condition: str,
         input_image: Any,
         label_map: Any,
@@ -183,8 +182,26 @@ class Actions:
         kept: Any,
         per_sample_seeds: bool,
         *values: Any,
-    ) -> Iterator[tuple]:
-        """Generate from the hint that the page shows, or where there is none from the picture.
+    ) -> Request:
+        """What the page asks for: the hint that it shows, or where there is none the picture, and all
+        settings.
+
+        Raises:
+            RequestError, PictureError: values that cannot be used.
+        """
+        settings = dict(zip(SETTINGS, values, strict=False))
+        hint = self.brought(condition, label_map, drawing, kept)
+        return Request(
+            picture_of(input_image) if hint is None else None,
+            hint=hint,
+            per_sample_seeds=per_sample_seeds,
+            condition=condition,
+            options=self.own_options(condition, values[len(SETTINGS) :]),
+            **settings,
+        )
+
+    def run(self, job: Job | None, *asked: Any) -> Iterator[tuple]:
+        """Generate; ``asked`` are the values that ``request`` takes.
 
         Yields:
             status HTML, gallery, result HTML, the four values of the hint or no change, and the result.
@@ -194,15 +211,7 @@ class Actions:
         self.line.enter(job)
         yield view.message_html("Working …", "running"), *same
         try:
-            settings = dict(zip(SETTINGS, values, strict=False))
-            options = self.own_options(condition, values[len(SETTINGS) :])
-            hint = self.brought(condition, label_map, drawing, kept)
-            picture = picture_of(input_image) if hint is None else None
-            request = Request(
-                picture, hint=hint, per_sample_seeds=per_sample_seeds, condition=condition,
-                options=options, **settings,
-            )  # fmt: skip
-            yield from self._follow(job, request)
+            yield from self._follow(job, self.request(*asked))
         except Cancelled as stopped:
             yield view.message_html(str(stopped)), *same
         except Exception as error:

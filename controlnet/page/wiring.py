@@ -106,6 +106,14 @@ def wire_kept(parts: Parts, restoring: Restoring) -> None:
         button.click(None, shown, js=emit("hint-to-save", kind), **INSTANT)
 
 
+def asked(parts: Parts) -> list[gr.components.Component]:
+    """The components whose values `Actions.request` takes."""
+    return [
+        parts.condition, parts.input_image, parts.label_map, parts.drawing, parts.kept_hint, parts.own_seeds,
+        *parts.setting_list, *parts.options.values(),
+    ]  # fmt: skip
+
+
 def wire_run(parts: Parts, actions: Actions, session: Session, started):
     """Let a run follow an event; returns the event of the run itself, which can be cancelled."""
     begun = started.then(
@@ -118,15 +126,12 @@ def wire_run(parts: Parts, actions: Actions, session: Session, started):
     wire_waiting(parts, actions, session, begun)
     running = begun.then(
         actions.run,
-        [
-            session.job, parts.condition, parts.input_image, parts.label_map, parts.drawing, parts.kept_hint,
-            parts.own_seeds, *parts.setting_list, *parts.options.values(),
-        ],
+        [session.job, *asked(parts)],
         [parts.status, parts.gallery, parts.scores, *parts.hint, session.result],
         trigger_mode="multiple",  # a new run takes the place of one that goes on
         **ON_MODEL,
         **QUIET,
-    )  # fmt: skip
+    )
     wire_end(parts, actions, session, running)
     running.then(None, [parts.gallery, parts.settings["prompt"]], js=emit("results"), **INSTANT)
     running.then(
