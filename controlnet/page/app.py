@@ -24,10 +24,11 @@ from controlnet.generation.options import add_model_arguments, generator_or_exit
 from controlnet.generation.recognised import recognised
 from controlnet.page.actions import Actions
 from controlnet.page.checks import Page
+from controlnet.page.events import HOUR
 from controlnet.page.examples import Example, load_examples
 from controlnet.page.layout import lay_out
 from controlnet.page.visitors import own_server
-from controlnet.page.wiring import HOUR, wire
+from controlnet.page.wiring import wire
 
 HERE = Path(__file__).resolve().parent
 MAX_UPLOAD = "20mb"

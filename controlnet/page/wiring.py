@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -13,43 +12,22 @@ from controlnet.generation.samplers import FAST, USUAL
 from controlnet.page import results
 from controlnet.page.actions import Actions
 from controlnet.page.api import make_detect, make_generate, make_process, process_options, process_settings
+from controlnet.page.events import (
+    ASIDE,
+    HOUR,
+    INSTANT,
+    ON_MODEL,
+    QUIET,
+    SHOW_RUN,
+    Session,
+    asked,
+    emit,
+    wire_end,
+    wire_waiting,
+)
 from controlnet.page.layout import Parts, detect_text, upload_text
 from controlnet.page.restoring import Restoring
 from controlnet.page.uploads import picture_file
-
-HOUR = 3600  # seconds that temporary files and sessions live
-ON_MODEL: dict[str, Any] = {
-    "concurrency_id": "model",
-    "concurrency_limit": 1,
-}  # one job at a time, whatever it is
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-# What takes memory and seconds, but no network: in a queue beside the runs, so that it waits for none.
-ASIDE: dict[str, Any] = {**QUIET, "concurrency_id": "aside", "concurrency_limit": 1}
-INSTANT: dict[str, Any] = {**QUIET, "queue": False}  # what takes no time at all, and cannot fail
-
-SHOW_RUN = """() => {
-  if (innerWidth < 1000) document.querySelector("#generate").scrollIntoView({ block: "start" });
-  else document.querySelector("#outcome").scrollTo({ top: 0 });
-}"""
-
-
-def emit(name: str, *more: str) -> str:
-    """The script that tells the parts in the browser of an event, with the values of its inputs and more."""
-    detail = ", ".join(["...values", *map(repr, more)])
-    return f"(...values) => {{ dispatchEvent(new CustomEvent('{name}', {{ detail: [{detail}] }})); }}"
-
-
-@dataclass
-class Session:
-    """What the page remembers for a visitor, beside what is shown."""
-
-    job: gr.State
-    """The run or detection that goes on."""
-    result: gr.State
-    chosen: gr.State
-    """Which picture of the gallery."""
-    link: gr.Textbox
-    """To the result."""
 
 
 def wire(
@@ -106,14 +84,6 @@ def wire_kept(parts: Parts, restoring: Restoring) -> None:
         button.click(None, shown, js=emit("hint-to-save", kind), **INSTANT)
 
 
-def asked(parts: Parts) -> list[gr.components.Component]:
-    """The components whose values `Actions.request` takes."""
-    return [
-        parts.condition, parts.input_image, parts.label_map, parts.drawing, parts.kept_hint, parts.own_seeds,
-        *parts.setting_list, *parts.options.values(),
-    ]  # fmt: skip
-
-
 def wire_run(parts: Parts, actions: Actions, session: Session, started):
     """Let a run follow an event; returns the event of the run itself, which can be cancelled."""
     begun = started.then(
@@ -145,19 +115,6 @@ def wire_run(parts: Parts, actions: Actions, session: Session, started):
     )
     linked.then(None, session.link, None, js=emit("link"), **INSTANT)
     return running
-
-
-def wire_waiting(parts: Parts, actions: Actions, session: Session, begun) -> None:
-    """A visitor who waits is told the place in the line, every second until the turn comes."""
-    shown = [parts.waiting, parts.clock]
-    begun.then(actions.wait, session.job, shown, **INSTANT)
-    parts.clock.tick(actions.wait, session.job, shown, **INSTANT)
-
-
-def wire_end(parts: Parts, actions: Actions, session: Session, event) -> None:
-    """Where nothing runs any more, or the queue was full, there is nothing to cancel."""
-    event.then(actions.can_cancel, session.job, parts.cancel, **INSTANT)
-    event.failure(actions.refused, session.job, parts.cancel, **INSTANT)
 
 
 def compare_event(parts: Parts, session: Session) -> dict:
