@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from cldm.freezing import trainable
-from cldm.steering import steering
+from cldm.steering import at_step, control_outputs, each_control, prepared
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.models.diffusion.guidance import PLAIN, SHARED_HALVES, takes_joined_conditions
+from ldm.models.diffusion.guidance import SHARED_HALVES, takes_joined_conditions
 from ldm.models.diffusion.image_log import log_latent_images
 from ldm.modules.diffusionmodules.openaimodel import TimestepEmbedSequential, UNetModel, UNetParts
 from ldm.modules.diffusionmodules.util import conv_nd, timestep_embedding, zero_module
-from ldm.modules.sharing import is_plain, rows_like
+from ldm.modules.sharing import added
 from ldm.util import instantiate_from_config
 
 
@@ -58,9 +58,7 @@ class ControlledUnetModel(UNetModel):
             *skip_controls, middle_control = control
             h = h + middle_control
             if not only_mid_control:
-                skips = [
-                    rows_like(skip, extra) + extra for skip, extra in zip(skips, skip_controls, strict=True)
-                ]
+                skips = [added(skip, extra) for skip, extra in zip(skips, skip_controls, strict=True)]
         return self.decode(h, reversed(skips), emb, context).to(x.dtype)
 
 
@@ -126,6 +124,13 @@ class ControlNet(UNetParts):
         if hint.ndim != 4 or hint.shape[1] != channels:
             raise ValueError(f"got a hint of shape {tuple(hint.shape)}; expected [B, {channels}, H, W]")
         return self.input_hint_block(hint.to(self.dtype), None)
+
+    @property
+    def knows_embeddings(self) -> bool:
+        """Whether it takes embedded hints and shared halves: unless a subclass has a ``forward`` of its
+        own.
+        """
+        return type(self).forward is ControlNet.forward
 
     def forward(
         self,
@@ -233,14 +238,12 @@ class ControlLDM(LatentDiffusion):
             cond: ``c_crossattn``: list of text embeddings ``[B, M, D]``; ``c_concat``: list of hints ``[B, 3,
                 8h, 8w]`` in [0, 1], or None for no control. Hints with fewer than B rows steer the first rows
                 only. Optional: ``control_scales``; ``control_model``, a `ControlNet` that steers instead of
-                the model's own; and ``hint_embedding`` as `prepare_condition` adds it.
+                the model's own; ``hint_embedding`` as `prepare_condition` adds it; and what
+                `cldm.steering.steering` reads. ``further_controls`` is a list of mappings with these keys but
+                ``c_crossattn``: their outputs are added.
         """
         context = torch.cat(list(cond["c_crossattn"]), dim=1)
-        control = None
-        if cond.get("c_concat") is not None:
-            network = self._network_of(cond)
-            shared = bool(cond.get(SHARED_HALVES)) and type(network).forward is ControlNet.forward
-            control = steering(network, x_noisy, t, context, cond, self.control_scales, shared)
+        control = control_outputs(self, x_noisy, t, context, cond)
         unet = self.model.diffusion_model
         if cond.get(SHARED_HALVES) and type(unet).forward is ControlledUnetModel.forward:
             x_noisy = x_noisy[: len(x_noisy) // 2]
@@ -248,22 +251,22 @@ class ControlLDM(LatentDiffusion):
             x=x_noisy, timesteps=t, context=context, control=control, only_mid_control=self.only_mid_control
         )
 
-    def _network_of(self, cond: Mapping[str, Any]) -> ControlNet:
+    def network_of(self, cond: Mapping[str, Any]) -> ControlNet:
+        """The network that a condition, or one of its further controls, is steered by."""
         return cond.get("control_model") or self.control_model
 
     def prepare_condition(self, cond: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Add what stays the same over a whole sampling: the embedding of the hint, and whether the networks
+        """Add what stays the same over a whole sampling: the embedding of each hint, and whether the networks
         are ours throughout, so that the halves of guidance may share their first part.
 
         A control copy with a ``forward`` of its own, or without a network for hints, takes the hint as it is.
         """
-        network = self._network_of(cond)
-        if PLAIN not in cond:
-            cond = {**cond, PLAIN: is_plain(self.model.diffusion_model) and is_plain(network)}
-        embeds = type(network).forward is ControlNet.forward and hasattr(network, "input_hint_block")
-        if not embeds or cond.get("c_concat") is None or "hint_embedding" in cond:
-            return cond
-        return {**cond, "hint_embedding": network.embed_hint(torch.cat(list(cond["c_concat"]), dim=1))}
+        unet = self.model.diffusion_model
+        return each_control(cond, lambda part: prepared(part, unet, self.network_of(part)))
+
+    def condition_at_step(self, cond: Mapping[str, Any], step: int, steps: int) -> Mapping[str, Any]:
+        """The condition without the controls that do not act in this step; see `cldm.steering.at_step`."""
+        return at_step(cond, step, steps, self.control_scales)
 
     @torch.no_grad()
     def log_images(

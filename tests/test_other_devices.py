@@ -20,7 +20,7 @@ from cldm.cldm import ControlLDM
 from controlnet.conditions import all_conditions, find_condition
 from controlnet.generation.memory import decode_tiled
 from controlnet.generation.samplers import SAMPLERS
-from controlnet.generation.sampling import control_scales, guided_conditions, sample_latents
+from controlnet.generation.sampling import Control, control_scales, guided_conditions, sample_latents
 from ldm.models.diffusion import ddim
 from ldm.util import instantiate_from_config
 
@@ -62,6 +62,31 @@ def test_text_hint_sampling_and_decoding(model, guess_mode):
         pictures = model.decode_first_stage(latents)
         tiled = decode_tiled(model.decode_first_stage, latents, tile=6, overlap=2)
     assert pictures.device == tiled.device == META and pictures.shape == tiled.shape == (2, 3, 64, 64)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_several_controls_in_parts_of_run_and_picture(model, name):
+    scales, picture = control_scales(1.0, 13), np.zeros((64, 64, 3), np.uint8)
+    region = np.full((32, 32), 100, np.uint8)
+    further = [
+        Control(picture, scales, True, copy.deepcopy(model.control_model), (0.5, 1.0), region),
+        Control(picture, scales, region=region),
+    ]
+    with torch.inference_mode():
+        cond, uncond = guided_conditions(
+            model, picture, ["a", "b"], ["", ""], scales, window=(0.0, 0.5), region=region, further=further
+        )
+        latents = sample_latents(
+            model,
+            cond,
+            uncond,
+            steps=4,
+            scale=9.0,
+            sampler=name,
+            generator=None,
+            guidance_interval=(0.0, 0.5),
+        )
+    assert latents.device == META and latents.shape == (2, 4, 8, 8)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -6,6 +6,7 @@ Written once for the generator and the evaluation; the original has it in every 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,39 @@ from torch import Tensor
 from cldm.cldm import ControlLDM, ControlNet
 from controlnet.generation.request import Request
 from controlnet.generation.samplers import DEFAULT_SAMPLER, SAMPLERS
-from ldm.models.diffusion.guidance import interval_schedule
+from ldm.models.diffusion.guidance import (
+    FURTHER,
+    REGION,
+    WINDOW,
+    interval_schedule,
+    knows_joined_conditions,
+)
 from ldm.models.diffusion.sampler import Sampler
 
 GUESS_MODE_DECAY = 0.825
 WHOLE_RUN = (0.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """One control of a run.
+
+    Args:
+        picture: what the network sees, uint8 RGB ``[H, W, 3]`` for all samples or ``[N, H, W, 3]`` for each
+            its own.
+        scales: the factor of each output, see `control_scales`.
+        conditional_only: leave it out of the unconditional half.
+        network: steers instead of the model's own control.
+        window: the part of the run in which it acts, as shares of the steps.
+        region: where in the picture it acts, uint8 ``[h, w]`` of any size, 255 for all of it.
+    """
+
+    picture: np.ndarray
+    scales: Sequence[float]
+    conditional_only: bool = False
+    network: ControlNet | None = None
+    window: tuple[float, float] = WHOLE_RUN
+    region: np.ndarray | None = None
 
 
 def guided_conditions(
@@ -30,33 +59,67 @@ def guided_conditions(
     scales: Sequence[float],
     guess_mode: bool = False,
     network: ControlNet | None = None,
+    *,
+    window: tuple[float, float] = WHOLE_RUN,
+    region: np.ndarray | None = None,
+    further: Sequence[Control] = (),
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Both halves of classifier-free guidance.
 
     Args:
         model: on its device, its text encoder at hand.
-        control: what the network sees, uint8 RGB ``[H, W, 3]`` for all samples or ``[N, H, W, 3]`` for each
-            its own.
+        control, scales, guess_mode, network, window, region: the first control, see `Control`.
         prompts, negative_prompts: N texts each.
-        scales: the factor of each output of the control copy, see `control_scales`.
-        guess_mode: leave the control out of the unconditional half.
-        network: steers instead of the model's own control.
+        further: what steers beside it.
 
     Returns:
         condition and unconditional condition: text ``[N, 77, D]``, hint ``[N, 3, H, W]`` in [0, 1].
+
+    Raises:
+        ValueError: further controls for a model with an ``apply_model`` of its own, which would not see them.
     """
     text = model.get_learned_conditioning(list(prompts))
     negative = model.get_learned_conditioning(list(negative_prompts))
-    pictures = torch.from_numpy(np.ascontiguousarray(control)).to(text.device)
-    if pictures.ndim == 3:
-        pictures = pictures[None].expand(len(prompts), -1, -1, -1)
-    hint = (pictures.permute(0, 3, 1, 2).float() / 255.0).to(text.dtype).contiguous()  # [N, 3, H, W]
-    steering: dict[str, Any] = {"control_scales": scales}
-    if network is not None:
-        steering["control_model"] = network
-    cond = {"c_concat": [hint], "c_crossattn": [text], **steering}
-    uncond = {"c_concat": None if guess_mode else [hint], "c_crossattn": [negative], **steering}
+    first = Control(control, scales, guess_mode, network, window, region)
+    more = window != WHOLE_RUN or region is not None or further
+    if more and not knows_joined_conditions(model):
+        name = type(model).__name__
+        raise ValueError(
+            f"{name} has an apply_model of its own, which takes one control throughout: leave out "
+            "further controls, windows and regions, or mark it with takes_joined_conditions"
+        )
+    cond, uncond = _halves(first, text)
+    cond["c_crossattn"], uncond["c_crossattn"] = [text], [negative]
+    if further:
+        cond[FURTHER], uncond[FURTHER] = map(
+            list, zip(*(_halves(each, text) for each in further), strict=True)
+        )
     return cond, uncond
+
+
+def _halves(control: Control, text: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the condition and the unconditional condition say about a control; ``text [N, 77, D]`` has the
+    number of samples, the device and the dtype.
+    """
+    pictures = torch.from_numpy(np.ascontiguousarray(control.picture)).to(text.device)
+    if pictures.ndim == 3:
+        pictures = pictures[None].expand(len(text), -1, -1, -1)
+    hint = (pictures.permute(0, 3, 1, 2).float() / 255.0).to(text.dtype).contiguous()  # [N, 3, H, W]
+    steering: dict[str, Any] = {"control_scales": control.scales}
+    if control.network is not None:
+        steering["control_model"] = control.network
+    if control.window != WHOLE_RUN:
+        steering[WINDOW] = control.window
+    if control.region is not None:
+        mask = torch.from_numpy(np.ascontiguousarray(control.region)).to(text.device)
+        size = (hint.shape[-2] // 8, hint.shape[-1] // 8)
+        steering[REGION] = torch.nn.functional.interpolate(
+            mask[None, None].float() / 255.0, size, mode="area"
+        )
+    return (
+        {"c_concat": [hint], **steering},
+        {"c_concat": None if control.conditional_only else [hint], **steering},
+    )
 
 
 def control_scales(strength: float, count: int, guess_mode: bool = False) -> list[float]:

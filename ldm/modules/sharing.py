@@ -11,8 +11,15 @@ OURS = ("ldm.", "cldm.", "torch.nn.")
 
 
 def rows_like(x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
-    """``x [B, ...]`` as often as ``other [kB, ...]`` has its rows; as it is where that is None."""
-    return x if other is None or len(x) == len(other) else torch.cat([x] * (len(other) // len(x)))
+    """``x [B, ...]`` as often as ``other [kB, ...]`` has its rows; as it is where that is None or has no
+    more.
+    """
+    return x if other is None or len(x) >= len(other) else torch.cat([x] * (len(other) // len(x)))
+
+
+def added(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """The sum of two features, of which either may hold once what both halves have in common."""
+    return rows_like(x, other) + rows_like(other, x)
 
 
 def is_plain(network: nn.Module) -> bool:

@@ -369,6 +369,6 @@ def test_shared_halves_give_what_separate_ones_give(model, conds, monkeypatch):
     options = {"unconditional_guidance_scale": 7.0, "unconditional_conditioning": uncond, "verbose": False}
     x_T = torch.randn(2, *SHAPE)
     shared, _ = DDIMSampler(model).sample(3, 2, SHAPE, cond, x_T=x_T, **options)
-    monkeypatch.setattr("cldm.cldm.is_plain", lambda network: False)
+    monkeypatch.setattr("cldm.steering.is_plain", lambda network: False)
     separate, _ = DDIMSampler(model).sample(3, 2, SHAPE, cond, x_T=x_T, **options)
     assert relative_error(shared, separate) <= 1e-5

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from golden_data import load_golden, relative_error, released_keys
@@ -12,8 +13,9 @@ from weight_samples import CONTROL, UNET, VAE, State, only, renamed, save, save_
 
 from cldm.convert_files import Form, convert_file
 from cldm.ddim_hacked import DDIMSampler
-from cldm.model import load_model
+from cldm.model import load_control, load_model
 from controlnet.generation.samplers import SAMPLERS
+from controlnet.generation.sampling import Control, guided_conditions
 from ldm.layouts import diffusers as layout
 from ldm.layouts.recognise import recognise
 from ldm.weights import read_state_dict
@@ -67,6 +69,43 @@ def test_a_written_folder_samples_what_we_sample(
         assert (ours - theirs).abs().max() <= 1e-4
         pictures = pipe.vae.decode(theirs / pipe.vae.config.scaling_factor).sample
         assert relative_error(pictures, model.decode_first_stage(ours)) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("starts", "ends"),
+    [((0.0, 0.0), (1.0, 1.0)), ((0.0, 0.3), (0.6, 1.0)), ((0.25, 0.0), (0.9, 0.5))],
+    ids=["whole", "one after the other", "odd"],
+)
+def test_two_controls_in_parts_of_the_run(
+    starts: tuple[float, float], ends: tuple[float, float], diffusers, folder: Path, config: Path, state: State,
+    tmp_path: Path,
+):  # fmt: skip
+    """``MultiControlNetModel`` with ``control_guidance_start`` and ``end``: the same latents within 1e-4."""
+    pipe, model = pipeline_of(diffusers, folder), load_model(config, save(state, tmp_path / "a.ckpt"))
+    other = {key: value.roll(1, 0) * 1.1 for key, value in only(state, CONTROL).items()}
+    network = load_control(config, save(other, tmp_path / "control_other.ckpt"))
+    convert_file(
+        save({**state, **other}, tmp_path / "b.ckpt"), tmp_path / "second", config, Form("diffusers")
+    )
+    nets = [pipe.controlnet, pipeline_of(diffusers, tmp_path / "second").controlnet]
+    pipe.controlnet = diffusers.MultiControlNetModel(nets)
+    noise, strengths, scale = torch.randn(1, 4, 8, 8), [0.5, 0.7], 4.0
+    pictures = [np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8) for seed in (1, 2)]
+    hints = [torch.from_numpy(picture).permute(2, 0, 1)[None] / 255.0 for picture in pictures]
+    theirs = pipe(
+        PROMPT, image=hints, negative_prompt=NEGATIVE, latents=noise, height=64, width=64,
+        num_inference_steps=STEPS, guidance_scale=scale, controlnet_conditioning_scale=strengths,
+        control_guidance_start=list(starts), control_guidance_end=list(ends), output_type="latent",
+    ).images  # fmt: skip
+    second = Control(pictures[1], [strengths[1]] * 5, network=network, window=(starts[1], ends[1]))
+    with torch.no_grad():
+        cond, uncond = guided_conditions(
+            model, pictures[0], [PROMPT], [NEGATIVE], [strengths[0]] * 5, window=(starts[0], ends[0]),
+            further=[second],
+        )  # fmt: skip
+        guidance = {"unconditional_guidance_scale": scale, "unconditional_conditioning": uncond}
+        ours, _ = DDIMSampler(model).sample(STEPS, 1, (4, 8, 8), cond, verbose=False, x_T=noise, **guidance)
+    assert (ours - theirs).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

@@ -159,7 +159,7 @@ class DDIMSampler(Sampler):
                 x = kept * mask + (1.0 - mask) * x
             x, pred_x0 = self.p_sample_ddim(
                 x,
-                cond,
+                self.at_step(cond, i, steps),
                 t,
                 index=index,
                 use_original_steps=ddim_use_original_steps,
@@ -168,7 +168,7 @@ class DDIMSampler(Sampler):
                 score_corrector=score_corrector,
                 corrector_kwargs=corrector_kwargs,
                 unconditional_guidance_scale=scales[i],
-                unconditional_conditioning=uncond,
+                unconditional_conditioning=self.at_step(uncond, i, steps),
                 **_if_given(generator),
             )
             if img_callback:
@@ -244,7 +244,9 @@ class DDIMSampler(Sampler):
         for i in tqdm(range(t_enc), desc="Encoding Image", disable=not verbose):
             t = torch.full((x0.shape[0],), int(schedule.timesteps[i]), device=x0.device, dtype=torch.long)
             alpha, alpha_next = schedule.alphas_prev[i], schedule.alphas[i]
-            output = self.guided_output(x, t, cond, uncond, unconditional_guidance_scale)
+            place = t_enc - i - 1  # decoding visits the same steps from the other end
+            halves = (self.at_step(half, place, t_enc) for half in (cond, uncond))
+            output = self.guided_output(x, t, *halves, unconditional_guidance_scale)
             e_t = self.predicted_noise(x, t, output, alpha)
             scaled_noise = alpha_next**0.5 * ((1 / alpha_next - 1) ** 0.5 - (1 / alpha - 1) ** 0.5) * e_t
             x = (alpha_next / alpha) ** 0.5 * x + scaled_noise
@@ -295,12 +297,12 @@ class DDIMSampler(Sampler):
             t = torch.full((len(x),), int(step), device=x.device, dtype=torch.long)
             x, _ = self.p_sample_ddim(
                 x,
-                cond,
+                self.at_step(cond, i, len(visited)),
                 t,
                 index=len(visited) - i - 1,
                 use_original_steps=use_original_steps,
                 unconditional_guidance_scale=unconditional_guidance_scale,
-                unconditional_conditioning=uncond,
+                unconditional_conditioning=self.at_step(uncond, i, len(visited)),
                 **_if_given(generator),
             )
             if callback:

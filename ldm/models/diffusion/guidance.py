@@ -13,6 +13,18 @@ PLAIN = "plain_networks"
 SHARED_HALVES = "shared_halves"
 """Key of a joined condition whose halves have the same latents and hint, for networks that may."""
 
+FURTHER = "further_controls"
+"""Key of a condition: what steers beside its own hint, each a mapping with the keys that concern a hint."""
+
+WINDOW = "control_window"
+"""Key of a condition whose hint acts in a part of the run: (start, end), shares of the steps in [0, 1]."""
+
+REGION = "control_region"
+"""Key of a condition whose hint acts in a part of the picture: weights in [0, 1], ``[1, 1, h, w]`` in latent
+pixels."""
+
+_OF_BOTH_HALVES = ("control_scales", "control_model", WINDOW, REGION)
+
 ApplyModel = TypeVar("ApplyModel", bound=Callable[..., torch.Tensor])
 
 
@@ -100,7 +112,7 @@ def join_conditions(cond: Any, uncond: Any) -> Any:
         if key == PLAIN:
             joined[SHARED_HALVES] = bool(value and other and _have_one_hint(cond, uncond))
         elif (
-            key in ("control_scales", "control_model")
+            key in _OF_BOTH_HALVES
             or value is None
             or (other is None and key in ("c_concat", "hint_embedding"))
         ):
@@ -129,7 +141,7 @@ def check_rows(cond: Any, batch_size: int, what: str = "a condition") -> None:
     """
     if isinstance(cond, Mapping):
         for name, value in cond.items():
-            if name in ("c_concat", "c_crossattn") and value is not None:
+            if name in ("c_concat", "c_crossattn", FURTHER) and value is not None:
                 check_rows(value, batch_size, what)
     elif isinstance(cond, list | tuple):
         for value in cond:

@@ -140,7 +140,7 @@ class PLMSSampler(Sampler):
                 x = kept * mask + (1.0 - mask) * x
             x, pred_x0, e_t = self.p_sample_plms(
                 x,
-                cond,
+                self.at_step(cond, i, steps),
                 t,
                 index=index,
                 use_original_steps=ddim_use_original_steps,
@@ -149,7 +149,7 @@ class PLMSSampler(Sampler):
                 score_corrector=score_corrector,
                 corrector_kwargs=corrector_kwargs,
                 unconditional_guidance_scale=scales[i],
-                unconditional_conditioning=uncond,
+                unconditional_conditioning=self.at_step(uncond, i, steps),
                 old_eps=old_eps,
                 t_next=t_next,
             )

@@ -197,6 +197,18 @@ class Sampler:
             return cond
         return prepare(cond)
 
+    def at_step(self, cond: Any, step: int, steps: int) -> Any:
+        """What is left of a condition in one step of a run of ``steps``, if the model knows of conditions
+        that do not act throughout.
+
+        Args:
+            step: counted from the noise on, from 0.
+        """
+        left = getattr(self.model, "condition_at_step", None)
+        if cond is None or left is None or not knows_joined_conditions(self.model):
+            return cond
+        return left(cond, step, steps)
+
 
 def refuse_unsupported(**arguments: Any) -> None:
     """For arguments of the original that have no meaning here.

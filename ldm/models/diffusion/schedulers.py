@@ -123,7 +123,8 @@ class SchedulerSampler(Sampler):
                 noise = noise_like(x0.shape, device, generator=generator)
                 x = scheduler.add_noise(x0, noise, step.repeat(len(x0))) * mask + (1.0 - mask) * x
             t = torch.full((batch_size,), as_number(step), device=device)
-            output = self.guided_output(scheduler.scale_model_input(x, step), t, cond, uncond, scales[i])
+            halves = (self.at_step(half, i, len(scheduler.timesteps)) for half in (cond, uncond))
+            output = self.guided_output(scheduler.scale_model_input(x, step), t, *halves, scales[i])
             result = scheduler.step(output, step, x, **draw)
             x, pred_x0 = result.prev_sample, predicted_start(scheduler, result)
             if img_callback:
