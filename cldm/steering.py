@@ -115,8 +115,8 @@ def steering(
     """
     if WINDOW in cond:
         raise ValueError(
-            f"got a condition with {WINDOW} outside of a run; leave it out, or give the condition of one step: "
-            "model.condition_at_step(cond, step, steps)"
+            f"got a condition with {WINDOW} outside of a run; leave it out, or give the condition of one "
+            "step: model.condition_at_step(cond, step, steps)"
         )
     hint = torch.cat(list(cond["c_concat"]), dim=1)  # [rows, 3, 8h, 8w]
     rows, unsteered = hint.shape[0], x.shape[0] - hint.shape[0]
