@@ -1,4 +1,4 @@
-"""The Cog predictor: the inputs, types, ranges and defaults of the public controlnet models, and four more.
+"""The Cog predictor: the inputs, types, ranges and defaults of the public controlnet models, and more.
 
 cog predict -i image=@photo.jpg -i prompt="a house"
 
@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path as LocalPath
 from typing import Any, Optional
 
+import numpy as np
 from cog import BasePredictor, Input, Path
 from cog.input import FieldInfo
 
@@ -28,6 +29,8 @@ from controlnet.generation.packing import read_hint
 from controlnet.generation.png import save_png
 from controlnet.generation.request import Request, RequestError, short_repr
 from controlnet.generation.samplers import DEFAULT_SAMPLER, FAST, SAMPLERS
+from controlnet.generation.several import MODES, FurtherControl
+from controlnet.generation.several_files import read_region
 from controlnet.pictures import read_picture
 
 TYPES = {"mlsd": "hough"}
@@ -104,23 +107,66 @@ class Predictor(BasePredictor):
             choices=list(SAMPLERS),
             default=DEFAULT_SAMPLER,
         ),
+        control_start: float = Input(
+            description="Share of the steps from which on the control acts", default=0.0, ge=0.0, le=1.0
+        ),
+        control_end: float = Input(
+            description="Share of the steps until which the control acts", default=1.0, ge=0.0, le=1.0
+        ),
+        control_mode: str = Input(
+            description="What is more important, if not both alike", choices=list(MODES), default="balanced"
+        ),
+        region: Optional[Path] = Input(
+            description="A picture that is white where the control acts", default=None
+        ),
+        further_condition: str = Input(
+            description="A second control beside the first",
+            choices=["none", *all_conditions()],
+            default="none",
+        ),
+        further_hint: Optional[Path] = Input(
+            description="Its map, edges, depth …, instead of detecting it in the image", default=None
+        ),
+        further_strength: float = Input(description="Its strength", default=1.0, ge=0.0, le=2.0),
+        further_start: float = Input(description="Its first share of the steps", default=0.0, ge=0.0, le=1.0),
+        further_end: float = Input(description="Its last share of the steps", default=1.0, ge=0.0, le=1.0),
+        further_mode: str = Input(
+            description="What is more important with it", choices=list(MODES), default="balanced"
+        ),
+        further_region: Optional[Path] = Input(
+            description="A picture that is white where it acts", default=None
+        ),
     ) -> list[Path]:
-        """The hint first, then the pictures, each a PNG that carries its request."""
+        """The hints first, then the pictures, each a PNG that carries its request."""
         given = dict(locals())
         values = {name: checked_input(name, field, given[name]) for name, field in DECLARED.items()}
         picture = read_picture(local_file("image", values.pop("image")))
         brought = values.pop("hint")
         condition = self.generator.condition(self.condition)
         hint = None if brought is None else read_hint(condition, local_file("hint", brought)).hint
+        region = _region("region", values.pop("region"))
+        further = self._further(
+            {name[8:]: values.pop(name) for name in list(values) if name[:8] == "further_"}
+        )
         every = {option.name: values.pop(option.name, None) for option in OPTIONS}
         options = {option.name: every[option.name] for option in condition.options if option.original}
         seed = -1 if values["seed"] is None else values["seed"]
         counts = {name: int(values[name]) for name in ("num_samples", "image_resolution")}
         settings = {**values, **counts, "seed": seed, "condition": condition.name, "options": options}
-        result = self.generator.generate(Request(picture, hint=hint, **settings))
-        return self._save(
-            [(result.shown, None), *((p, result.metadata(k)) for k, p in enumerate(result.pictures))]
-        )
+        request = Request(picture, hint=hint, region=region, further=further, **settings)
+        result = self.generator.generate(request)
+        hints = [(shown, None) for shown in result.all_shown]
+        return self._save([*hints, *((p, result.metadata(k)) for k, p in enumerate(result.pictures))])
+
+    def _further(self, values: dict[str, Any]) -> list[FurtherControl]:
+        """The second control, by the names of its fields; none where its condition is so called."""
+        name, brought = values.pop("condition"), values.pop("hint")
+        region = _region("further_region", values.pop("region"))
+        if name == "none":
+            return []
+        condition = self.generator.condition(name)
+        hint = None if brought is None else read_hint(condition, local_file("further_hint", brought)).hint
+        return [FurtherControl(name, hint=hint, region=region, **values)]
 
     def _save(self, pictures: list[tuple[Any, str | None]]) -> list[Path]:
         """Write to a folder that lasts until the next prediction, when Cog has sent its files."""
@@ -130,6 +176,10 @@ class Predictor(BasePredictor):
         for path, (picture, metadata) in zip(paths, pictures, strict=True):
             save_png(path, picture, metadata)
         return [Path(path) for path in paths]
+
+
+def _region(name: str, path: Any) -> np.ndarray | None:
+    return None if path is None else read_region(local_file(name, path))
 
 
 OPTIONS = [option for known in all_conditions().values() for option in known.options]

@@ -44,6 +44,7 @@ def all_runs(precision: str) -> list[Run]:
         runs.append(Run(f"vae {dtype}", "vae", ("--size", "256", "--repeats", "2", "--dtype", dtype)))
     return [
         *runs,
+        Run(f"controls {precision}", "several_controls", ("--repeats", "1", "--dtype", precision)),
         Run("detector UPerNet", "detector", ("--repeats", "1")),
         *(Run(f"detector {name}", "detectors", ("--which", name, "--repeats", "2")) for name in DETECTORS),
     ]

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import ControlNetModel, DDIMScheduler, UNet2DConditionModel
@@ -181,15 +182,19 @@ class Ours:
             steps,
             1,
             tuple(inputs.latent.shape[1:]),
-            {"c_concat": [inputs.hint], "c_crossattn": [inputs.text]},
+            self.condition(inputs.hint, inputs.text),
             x_T=inputs.latent,
             eta=0.0,
             unconditional_guidance_scale=SCALE,
-            unconditional_conditioning={"c_concat": [inputs.hint], "c_crossattn": [inputs.empty_text]},
+            unconditional_conditioning=self.condition(inputs.hint, inputs.empty_text),
             img_callback=note,
             verbose=False,
         )
         return done
+
+    def condition(self, hint: Tensor, text: Tensor) -> dict[str, Any]:
+        """One half of guidance."""
+        return {"c_concat": [hint], "c_crossattn": [text]}
 
 
 def step_seconds(sample: Callable[[Inputs, int], list[float]], inputs: Inputs, steps: int = 2) -> float:

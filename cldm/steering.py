@@ -142,7 +142,7 @@ def _within(
     if getattr(network, "global_average_pooling", False):
         sizes = _sizes(network, latents)
     else:
-        sizes = [tuple(output.shape[-2:]) for output in outputs]
+        sizes = [(output.shape[-2], output.shape[-1]) for output in outputs]
     weights = {size: nn.functional.interpolate(region.float(), size, mode="area") for size in set(sizes)}
     return [
         output * weights[size].to(output.dtype) for output, size in zip(outputs, sizes, strict=True)

@@ -26,6 +26,8 @@ from controlnet.generation.memory import peak_memory
 from controlnet.generation.options import add_model_arguments, files_from_options
 from controlnet.generation.request import RequestError, setting_names, setting_type
 from controlnet.generation.samplers import SAMPLERS
+from controlnet.generation.several import MODES
+from controlnet.generation.several_files import further_of_text
 from controlnet.listing import MANIFEST
 
 
@@ -53,13 +55,22 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str | None = N
 def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
     """An option for every setting of a request and of its condition; only those that are given count."""
     group = parser.add_argument_group("settings", "of every request that does not say otherwise")
-    choices = {"condition": sorted(all_conditions()), "sampler": list(SAMPLERS)}
+    choices = {"condition": sorted(all_conditions()), "sampler": list(SAMPLERS), "control_mode": list(MODES)}
     for name in setting_names():
         flag, kind = option_flag(name), setting_type(name)
         if kind is bool:
             group.add_argument(flag, dest=name, action="store_true", default=None)
         elif kind is not dict:
             group.add_argument(flag, dest=name, type=kind, choices=choices.get(name))
+    group.add_argument("--region", metavar="FILE", help="a picture that is white where the control acts")
+    group.add_argument(
+        "--further",
+        action="append",
+        default=[],
+        metavar="CONDITION[,NAME=VALUE...]",
+        help="a control beside the first, by the same picture or image=FILE or hint=FILE; with region=FILE, "
+        f"strength, start, end, mode ({', '.join(MODES)}) and the condition's options; may be repeated",
+    )
     add_condition_arguments(parser)
 
 
@@ -69,6 +80,10 @@ def jobs_of(options: argparse.Namespace) -> list[Job]:
     settings: dict[str, Any] = {
         name: getattr(options, name) for name in names if getattr(options, name) is not None
     }
+    if options.region is not None:
+        settings["region"] = options.region
+    if options.further:
+        settings["further"] = [further_of_text(text) for text in options.further]
     if given := condition_options(options, options.condition or DEFAULT):
         settings["options"] = given
     if options.source.suffix.lower() in (".jsonl", ".json"):

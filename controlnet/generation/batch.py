@@ -23,6 +23,7 @@ from controlnet.generation.jobs import Job, quick_fingerprint, result_files
 from controlnet.generation.loading import load_generator
 from controlnet.generation.models import ModelFiles
 from controlnet.generation.png import save_png
+from controlnet.generation.several_files import without_files
 from controlnet.generation.watcher import GenerationError
 from controlnet.lines import read_objects
 from controlnet.listing import MANIFEST
@@ -94,6 +95,7 @@ class GenerateJobs(pl.LightningModule):
             "files": self._write(job.name, result),
             "asked": asked,
             "request": result.request.settings(),
+            **without_files(result.packed_further),
             "seeds": result.seeds,
             "scores": [score.summary() for score in result.scores],
             "remarks": [*warnings, *result.remarks],
@@ -103,10 +105,11 @@ class GenerateJobs(pl.LightningModule):
         }
 
     def _write(self, name: str, result: Result) -> list[str]:
-        """The hint as it is shown and the pictures; their paths below the folder."""
-        files = result_files(name, len(result.pictures))
-        metadata = [None, *(result.metadata(index) for index in range(len(result.pictures)))]
-        for file, picture, text in zip(files, [result.shown, *result.pictures], metadata, strict=True):
+        """The hints as they are shown and the pictures; their paths below the folder."""
+        hints = result.all_shown
+        files = result_files(name, len(result.pictures), len(hints))
+        metadata = [*[None] * len(hints), *(result.metadata(k) for k in range(len(result.pictures)))]
+        for file, picture, text in zip(files, [*hints, *result.pictures], metadata, strict=True):
             (self.folder / file).parent.mkdir(parents=True, exist_ok=True)
             save_png(self.folder / file, picture, text)
         return files

@@ -20,6 +20,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "eta": (0.0, 1.0),
     "guidance_start": (0.0, 1.0),
     "guidance_end": (0.0, 1.0),
+    "control_start": (0.0, 1.0),
+    "control_end": (0.0, 1.0),
 }
 """Lowest and highest value of each number. The front ends offer narrower ranges, those of the original."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cldm.cldm import ControlNet
@@ -46,19 +46,32 @@ class Controls:
             RequestError: the model has no control for it.
             WeightsError: its file cannot be used.
         """
+        return self.networks([condition])[0]
+
+    def networks(self, conditions: Sequence[str]) -> list[ControlNet | None]:
+        """The networks that work together in a run, one for each condition; see `network`. Those of one file
+        are one. More than are kept otherwise stay until a run does without them.
+        """
+        paths = [self._path(condition) for condition in conditions]
+        wanted = list(dict.fromkeys(path for path in paths if path is not None))
+        with self._lock:
+            idle = [path for path in self._networks if path not in wanted]
+            while idle and len(idle) + len(wanted) > self.keep:
+                del self._networks[idle.pop(0)]
+            for path in wanted:
+                if path not in self._networks:
+                    assert self.load is not None
+                    self._networks[path] = self.load(path)
+                self._networks.move_to_end(path)
+            return [None if path is None else self._networks[path] for path in paths]
+
+    def _path(self, condition: str) -> Path | None:
         if condition in self.own or (condition not in self.files and self.serves_all):
             return None
         if condition not in self.files or self.load is None:
             there = ", ".join(self.conditions) or "nothing"
             raise RequestError(f"The model has no control for {condition}; it can be steered by {there}.")
-        path = self.files[condition]
-        with self._lock:
-            if path not in self._networks:
-                while len(self._networks) >= self.keep:
-                    self._networks.popitem(last=False)
-                self._networks[path] = self.load(path)
-            self._networks.move_to_end(path)
-            return self._networks[path]
+        return self.files[condition]
 
     def remark(self, condition: str) -> str | None:
         """What a person should know who steers by this condition."""

@@ -23,13 +23,10 @@ from controlnet.generation.models import ModelFiles
 from controlnet.generation.packing import pack_hint
 from controlnet.generation.png import metadata_text
 from controlnet.generation.request import Request, RequestError, default_detect_resolution, definite
-from controlnet.generation.sampling import (
-    control_scales,
-    guided_conditions,
-    noise_generators,
-    sample_latents,
-    to_uint8,
-)
+from controlnet.generation.samplers import SAMPLERS
+from controlnet.generation.sampling import guided_conditions, noise_generators, sample_latents, to_uint8
+from controlnet.generation.several_files import packed
+from controlnet.generation.several_run import acting, completed, run_controls, throughout
 from controlnet.generation.sizes import resized, result_size
 from controlnet.generation.watcher import GenerationError, Step, Watcher, cure
 from controlnet.generation.world import World
@@ -43,7 +40,8 @@ class Result:
 
     ``request`` has a definite seed, sizes and guidance. ``pictures`` are uint8 RGB ``[H, W, 3]``. ``hint`` is
     at their size, ``control_picture`` what the network saw of it and ``shown`` what a person sees of it, both
-    uint8 RGB ``[H, W, 3]``. ``scores`` has one entry a picture, or none where nothing was measured.
+    uint8 RGB ``[H, W, 3]``; ``shown_further`` are those of the further controls, whose hints the request
+    has. ``scores`` has one entry a picture, or none where nothing was measured.
     ``remarks`` are sentences for the person, such as that nothing was found.
     """
 
@@ -57,6 +55,12 @@ class Result:
     seconds: float = 0.0
     model: str = ""
     precision: str = ""
+    shown_further: tuple[np.ndarray, ...] = ()
+
+    @property
+    def all_shown(self) -> tuple[np.ndarray, ...]:
+        """What a person sees of every hint."""
+        return (self.shown, *self.shown_further)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -68,9 +72,16 @@ class Result:
         """The hint as a small JSON object."""
         return pack_hint(self.hint)
 
+    @cached_property
+    def packed_further(self) -> dict[str, Any]:
+        """What is beside it, for JSON; see `several_files.packed`."""
+        return packed(self.request)
+
     def metadata(self, index: int) -> str:
         """The text that picture ``index`` carries when it is saved."""
-        return metadata_text(self.request, self.packed_hint, index, self.model, self.precision)
+        return metadata_text(
+            self.request, self.packed_hint, index, self.model, self.precision, self.packed_further
+        )
 
 
 @dataclass
@@ -166,9 +177,11 @@ class Generator:
         """
         request = request.with_seed().for_model(self.resolution, self.guidance)
         condition = self.condition(request.condition)
-        remark = self.controls.remark(request.condition)
+        conditions = dict.fromkeys([request.condition, *(control.condition for control in request.further)])
+        not_learned = [remark for name in conditions if (remark := self.controls.remark(name))]
         with self._lock:
             started = time.perf_counter()
+            request = self._completed(request)
             hint = self._hint(request)
             control = condition.control(hint)
             pictures = self._draw(
@@ -183,10 +196,21 @@ class Generator:
             control,
             condition.show(hint),
             tuple(score for score in scores if score is not None),
-            (*condition.remarks(hint, request.input_image), *([remark] if remark else [])),
+            (*condition.remarks(hint, request.input_image), *not_learned),
             seconds,
             self.name,
             self.precision,
+            tuple(self.condition(each.condition).show(definite(each.hint)) for each in request.further),
+        )
+
+    def _completed(self, request: Request) -> Request:
+        """The request with the hints of its further controls."""
+        return completed(
+            request,
+            lambda: SAMPLERS[request.sampler].make(self.model).step_count(request.ddim_steps),
+            lambda: result_size(request),
+            self._hint,
+            self.condition,
         )
 
     def _hint(self, request: Request) -> Hint:
@@ -238,6 +262,7 @@ class Generator:
                 eta=0.0,
                 guidance_start=0.0,
                 guidance_end=1.0,
+                **throughout(request),
             )
             width, height = result_size(trial)
             control = np.zeros((height, width, 3), np.uint8)
@@ -255,20 +280,26 @@ class Generator:
         tiled: bool = False,
     ) -> np.ndarray:
         model, count = self.model, request.num_samples
-        network = self.controls.network(request.condition)
-        further = [] if network is None else [network]
-        with MemorySaver(model, self.device, save_memory, tiled, further) as saver:
+        acts = [request.condition, *(control.condition for control in acting(request))]
+        networks = self.controls.networks(acts)
+        first, *further = run_controls(request, control, networks, len(model.control_scales), self.condition)
+        beside = list(dict.fromkeys(network for network in networks if network is not None))
+        with MemorySaver(model, self.device, save_memory, tiled, beside) as saver:
             with saver.working(model.cond_stage_model):
                 cond, uncond = guided_conditions(
                     model,
                     control,
                     [f"{request.prompt}, {request.a_prompt}"] * count,
                     [request.n_prompt] * count,
-                    control_scales(request.strength, len(model.control_scales), request.guess_mode),
-                    request.guess_mode,
-                    network,
+                    first.scales,
+                    first.conditional_only,
+                    first.network,
+                    window=first.window,
+                    region=first.region,
+                    further=further,
                 )
-            with saver.working(network or model.control_model, model.model):
+            own = [model.control_model] if None in networks else []
+            with saver.working(*own, *beside, model.model):
                 latents = sample_latents(
                     model,
                     cond,

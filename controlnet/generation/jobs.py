@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,8 @@ from controlnet.conditions import DEFAULT, find_condition
 from controlnet.files import open_regular
 from controlnet.generation.png import read_metadata, read_request
 from controlnet.generation.request import RANGES, Request, RequestError, request_from_settings, short_repr
+from controlnet.generation.several import MAX_FURTHER
+from controlnet.generation.several_files import files_of, from_settings, located, without_files
 from controlnet.lines import read_objects
 from controlnet.listing import MANIFEST, list_pictures, result_names
 from controlnet.outputs import check_outputs
@@ -52,44 +55,48 @@ class Job:
         if self.repeats is not None:
             return read_request(self.repeats), ()
         picture = None if self.image is None else read_picture(self.image)
+        settings, further, warnings = from_settings(self.settings, Path)
         if self.hint is None:
-            return request_from_settings(self.settings, picture), ()
-        condition = find_condition(str(self.settings.get("condition", DEFAULT)))
+            return request_from_settings(settings, picture, **further), tuple(warnings)
+        condition = find_condition(str(settings.get("condition", DEFAULT)))
         report = condition().read(self.hint)
-        return request_from_settings(self.settings, picture, report.hint), report.warnings
+        request = request_from_settings(settings, picture, report.hint, **further)
+        return request, (*report.warnings, *warnings)
 
     def inputs(self) -> dict[str, Path]:
         """The files that are read, by what they are."""
         files = {"image": self.image, "hint": self.hint, "repeats": self.repeats}
-        return {kind: path for kind, path in files.items() if path is not None}
+        given = {kind: path for kind, path in files.items() if path is not None}
+        return given if self.repeats is not None else given | files_of(self.settings)
 
     def asked(self) -> dict[str, Any]:
         """What the job depends on, ready for JSON: a finished job whose entry says the same is not done
         again.
         """
-        return {**self.settings, **{kind: fingerprint(path) for kind, path in self.inputs().items()}}
+        read = {kind: fingerprint(path) for kind, path in self.inputs().items()}
+        return {**without_files(self.settings), **read}
 
     def files(self) -> list[str]:
-        """What the job writes, as paths below the output folder: the hint, then the pictures."""
-        return result_files(self.name, self._count())
-
-    def _count(self) -> int:
-        """Pictures that the job asks for; 1 where what it says is no number that a request takes."""
-        settings = self.settings
+        """What the job writes, as paths below the output folder: the hints, then the pictures."""
+        settings, further = self.settings, self.settings.get("further", ())
         if self.repeats is not None:
             try:
-                settings = read_metadata(self.repeats)["request"]
+                content = read_metadata(self.repeats)
+                settings, further = content["request"], content.get("further", ())
             except (RequestError, OSError):
-                return 1
+                settings = {}
         count = settings.get("num_samples", 1)
         low, high = RANGES["num_samples"]
-        return int(count) if isinstance(count, int | float) and low <= count <= high else 1
+        pictures = int(count) if isinstance(count, int | float) and low <= count <= high else 1
+        hints = 1 + min(len(further), MAX_FURTHER) if isinstance(further, list) else 1
+        return result_files(self.name, pictures, hints)
 
 
-def result_files(name: str, count: int) -> list[str]:
-    """The hint and ``count`` pictures, as paths below the output folder."""
+def result_files(name: str, count: int, hints: int = 1) -> list[str]:
+    """The hints and ``count`` pictures, as paths below the output folder."""
     pictures = [name] if count == 1 else [f"{name}_{index}" for index in range(count)]
-    return [f"{name}_map.png", *(f"{picture}.png" for picture in pictures)]
+    maps = [f"{name}_map{number if number > 1 else ''}.png" for number in range(1, hints + 1)]
+    return [*maps, *(f"{picture}.png" for picture in pictures)]
 
 
 def check_jobs(jobs: Sequence[Job], folder: Path, source: Path) -> None:
@@ -138,7 +145,7 @@ def jobs_of_pictures(
 def _maps_of(results: Sequence[Path]) -> set[Path]:
     """Of the files that runs wrote, the hints: they lie beside the pictures, and carry no request."""
     there = set(results)
-    bases = {path: path.stem.removesuffix("_map") for path in results if path.stem.endswith("_map")}
+    bases = {path: match[1] for path in results if (match := re.fullmatch(r"(.+)_map\d?", path.stem))}
     return {
         path
         for path, base in bases.items()
@@ -150,7 +157,8 @@ def jobs_of_lines(path: Path, settings: Mapping[str, Any]) -> list[Job]:
     """One job for every line of a JSON-lines file.
 
     A line is an object with ``image`` or ``hint`` (paths, relative to the file), perhaps ``name``, and
-    settings, which go before those given here. A line that is no such object becomes a job with a problem.
+    settings, which go before those given here; ``region`` and ``further`` are as in ``several_files``. A line
+    that is no such object becomes a job with a problem.
 
     Raises:
         ValueError: the file is none of lines of JSON, or empty.
@@ -183,7 +191,7 @@ def _job_of(name: str, content: dict[str, Any], folder: Path, settings: Mapping[
         if not isinstance(file, str) or "\0" in file:
             raise ValueError(f"{kind} must be the path of a file, got {short_repr(file)}")
     files = {kind: folder / file for kind, file in named.items()}
-    return Job(name, merged_settings(settings, content), **files)
+    return Job(name, merged_settings(settings, located(content, folder)), **files)
 
 
 def merged_settings(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

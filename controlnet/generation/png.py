@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from controlnet.generation.packing import unpack_hint
 from controlnet.generation.request import Request, RequestError, request_from_settings
+from controlnet.generation.several_files import unpacked
 from ldm.weights import atomic_write
 
 METADATA_KEY = "controlnet"
@@ -20,7 +22,12 @@ _CHUNK = 1_000_000  # characters of one text; Pillow refuses texts above 1 MiB
 
 
 def metadata_text(
-    request: Request, packed_hint: dict[str, Any], index: int, model: str, precision: str = ""
+    request: Request,
+    packed_hint: dict[str, Any],
+    index: int,
+    model: str,
+    precision: str = "",
+    packed_further: Mapping[str, Any] | None = None,
 ) -> str:
     """The text that a saved picture carries: one ASCII line of JSON.
 
@@ -31,6 +38,7 @@ def metadata_text(
         index: which picture of the batch this is, from 0.
         model: name of the model.
         precision: what it was computed in, such as ``bf16``.
+        packed_further: of ``several_files.packed``.
     """
     content = {
         "model": model,
@@ -39,6 +47,7 @@ def metadata_text(
         "index": index,
         "seed": request.seeds[index],
         "hint": packed_hint,
+        **(packed_further or {}),
     }
     return json.dumps(content)
 
@@ -112,5 +121,14 @@ def read_request(path: str | os.PathLike | BinaryIO) -> Request:
         RequestError: as ``read_metadata``, and for values that ``Request`` refuses.
     """
     content = read_metadata(path)
+    return request_of(content)
+
+
+def request_of(content: Mapping[str, Any]) -> Request:
+    """The request that the JSON object of a picture tells.
+
+    Raises:
+        RequestError: values that ``Request`` refuses.
+    """
     hint = unpack_hint(content.get("hint", content.get("map")))
-    return request_from_settings(content["request"], hint=hint)
+    return request_from_settings(content["request"], hint=hint, **unpacked(content))

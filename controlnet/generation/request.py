@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from controlnet.generation.checks import (
     short_repr,
 )
 from controlnet.generation.samplers import DEFAULT_SAMPLER, SAMPLERS
+from controlnet.generation.several import FurtherControl, checked_several
 
 DEFAULT_A_PROMPT = "best quality, extremely detailed"
 DEFAULT_N_PROMPT = (
@@ -29,14 +30,14 @@ DEFAULT_N_PROMPT = (
 )
 
 _BY_MODEL = ("image_resolution", "detect_resolution", "scale")
-_TEXTS = ("prompt", "a_prompt", "n_prompt", "condition", "sampler")
+_TEXTS = ("prompt", "a_prompt", "n_prompt", "condition", "sampler", "control_mode")
 _SWITCHES = ("guess_mode", "per_sample_seeds")
-_ARRAYS = ("input_image", "hint")
+_ARRAYS = ("input_image", "hint", "region", "further")
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """The thirteen inputs of the original's ``process``, in its order, and seven more.
+    """The thirteen inputs of the original's ``process``, in its order, and more.
 
     Args:
         input_image: uint8 ``[H, W]``, ``[H, W, 1 | 3 | 4]``, RGB in [0, 255]; None where ``hint`` stands for
@@ -64,6 +65,11 @@ class Request:
         sampler: a name in ``controlnet.generation.samplers.SAMPLERS``.
         guidance_start, guidance_end: shares of the sampling steps between which there is guidance (arXiv
             2404.07724); a step outside takes the conditional half alone, in half the time.
+        control_start, control_end: shares of the sampling steps between which the control acts.
+        control_mode: how the control stands to the prompt, one of ``several.MODES``; ``guess_mode`` is
+            "control" for all controls.
+        region: where in the picture the control acts, uint8 ``[h, w]``, 255 for all of it.
+        further: controls beside this one.
 
     Raises:
         RequestError: a value of the wrong type, out of range, or not finite; an empty or oversized picture.
@@ -89,6 +95,11 @@ class Request:
     sampler: str = DEFAULT_SAMPLER
     guidance_start: float = 0.0
     guidance_end: float = 1.0
+    control_start: float = 0.0
+    control_end: float = 1.0
+    control_mode: str = "balanced"
+    region: np.ndarray | None = None
+    further: Sequence[FurtherControl] = ()
 
     def __post_init__(self) -> None:
         for name in _TEXTS:
@@ -111,6 +122,8 @@ class Request:
             object.__setattr__(self, "input_image", checked_picture(self.input_image))
         self._check_condition()
         self._check_sampling()
+        for name, value in checked_several(self).items():
+            object.__setattr__(self, name, value)
 
     def _check_sampling(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -202,7 +215,10 @@ def setting_type(name: str) -> type:
 
 
 def request_from_settings(
-    settings: Mapping[str, Any], input_image: np.ndarray | None = None, hint: np.ndarray | None = None
+    settings: Mapping[str, Any],
+    input_image: np.ndarray | None = None,
+    hint: np.ndarray | None = None,
+    **arrays: Any,
 ) -> Request:
     """Build a request from a JSON object of settings; what is left out has its default.
 
@@ -228,4 +244,4 @@ def request_from_settings(
         raise RequestError(f"Unknown settings {', '.join(unknown)}; known with {condition.name} are {names}.")
     if "prompt" not in settings:
         raise RequestError("The setting prompt is missing.")
-    return Request(input_image=input_image, hint=hint, **settings)
+    return Request(input_image=input_image, hint=hint, **arrays, **settings)

@@ -111,7 +111,7 @@ def _halves(control: Control, text: Tensor) -> tuple[dict[str, Any], dict[str, A
     if control.window != WHOLE_RUN:
         steering[WINDOW] = control.window
     if control.region is not None:
-        mask = torch.from_numpy(np.ascontiguousarray(control.region)).to(text.device)
+        mask = torch.tensor(control.region, device=text.device)
         size = (hint.shape[-2] // 8, hint.shape[-1] // 8)
         steering[REGION] = torch.nn.functional.interpolate(
             mask[None, None].float() / 255.0, size, mode="area"

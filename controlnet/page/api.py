@@ -18,7 +18,8 @@ from controlnet.generation.generator import Generator, Result
 from controlnet.generation.packing import read_hint
 from controlnet.generation.png import to_pil
 from controlnet.generation.request import Request, RequestError, request_from_settings
-from controlnet.page.uploads import opened, picture_of
+from controlnet.generation.several_files import from_settings
+from controlnet.page.uploads import opened, picture_of, sent
 
 BEFORE_DETECTION = ("prompt", "a_prompt", "n_prompt", "num_samples", "image_resolution")
 AFTER_DETECTION = ("ddim_steps", "guess_mode", "strength", "scale", "seed", "eta")
@@ -77,15 +78,16 @@ def make_generate(generator: Generator, default: str) -> Callable[..., list[Imag
 
         ``condition`` is a name, ``options`` its options, ``hint`` a picture used instead of detection,
         ``settings`` any other setting of a request, such as ``{"seed": 1, "num_samples": 2}``; these four
-        may be left out.
+        may be left out. ``settings`` may also hold ``region``, a file, and ``further``, a list of objects
+        with ``condition`` and perhaps files as ``image``, ``hint`` and ``region``; then the hints of these
+        follow the first.
         """
         name = condition or default
         picture, given = brought(generator, name, input_image, hint)
         own = {"prompt": prompt or "", "condition": name, "options": _object(options, "options")}
-        result = generator.generate(
-            request_from_settings({**_object(settings, "settings"), **own}, picture, given)
-        )
-        return [to_pil(result.shown), *saved_pictures(result)]
+        others, fields, _ = from_settings(_object(settings, "settings"), sent)
+        result = generator.generate(request_from_settings({**others, **own}, picture, given, **fields))
+        return [*map(to_pil, result.all_shown), *saved_pictures(result)]
 
     return generate
 

@@ -9,9 +9,8 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from controlnet.generation.packing import unpack_hint
-from controlnet.generation.png import read_metadata
-from controlnet.generation.request import Request, RequestError, request_from_settings
+from controlnet.generation.png import read_metadata, request_of
+from controlnet.generation.request import Request, RequestError
 from controlnet.page import view
 from controlnet.page.actions import Actions
 from controlnet.page.links import read_fragment
@@ -62,9 +61,7 @@ class Restoring:
             raise RequestError("There is no picture: drop one that was saved here.")
         files = [opened(path) for path in paths]
         content = read_metadata(files[0])
-        request = request_from_settings(
-            content["request"], hint=unpack_hint(content.get("hint", content.get("map")))
-        )
+        request = request_of(content)
         settings = request.settings()
         if request.per_sample_seeds and not whole:
             settings |= {"seed": content.get("seed", request.seed), "num_samples": 1}

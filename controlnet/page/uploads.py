@@ -17,7 +17,7 @@ from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
 
 from controlnet.conditions import ConditionError
-from controlnet.generation.request import RequestError
+from controlnet.generation.request import RequestError, short_repr
 from controlnet.generation.watcher import GenerationError
 from controlnet.pictures import PictureError, read_picture
 from ldm.weights import WeightsError
@@ -83,6 +83,18 @@ def opened(path: str | None) -> BinaryIO:
     file = io.BytesIO(content)
     file.name = "picture" if is_data else Path(path).name
     return file
+
+
+def sent(file: Any) -> BinaryIO:
+    """`opened` for a file inside of a JSON object: as ``/upload`` answers it, or as gradio's clients write
+    it.
+    """
+    if isinstance(file, dict):
+        url = file.get("url")
+        file = url if isinstance(url, str) and url.startswith("data:") else file.get("path")
+    if not isinstance(file, str):
+        raise RequestError(f"A file must be a path that /upload answered, got {short_repr(file)}.")
+    return opened(file)
 
 
 def picture_of(path: str | None) -> np.ndarray:

@@ -101,6 +101,49 @@ def test_a_data_url_is_a_picture_too(client):
     assert len(classes) == 3
 
 
+def generate(client: Client, house: Path, **settings) -> list[Path]:
+    small = {"ddim_steps": 2, "image_resolution": 64, "detect_resolution": 64, "seed": 5}
+    gallery = client.predict(
+        handle_file(house), "a house", settings={**small, **settings}, api_name="/generate"
+    )
+    return [Path(item["image"]) for item in gallery]
+
+
+def test_generate_takes_several_controls(client, house, tmp_path):
+    save_png(tmp_path / "left.png", np.tile(np.uint8([255, 0]), (2, 1)))
+    left, picture = handle_file(tmp_path / "left.png"), handle_file(house)
+    further = [
+        {"condition": "canny", "hint": picture, "strength": 0.5, "region": left},
+        {"condition": "seg", "image": picture, "end": 0.5},
+        {"condition": "canny", "mode": "prompt", "low_threshold": 50},
+    ]
+    *hints, result = generate(client, house, further=further, region=left, control_start=0.5)
+    assert len(hints) == 4
+    request = read_request(result)
+    assert [each.condition for each in request.further] == ["canny", "seg", "canny"]
+    assert request.further[2].options["low_threshold"] == 50
+    np.testing.assert_array_equal(request.region, np.tile(np.uint8([255, 0]), (2, 1)))
+    plain = generate(client, house)
+    assert plain[-1].read_bytes() == generate(client, house, further=[])[-1].read_bytes()
+    assert plain[-1].read_bytes() != result.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"further": "canny"}, "further must be a list of objects"),
+        ({"further": [{"condition": "canny", "hint": "/etc/passwd"}]}, "not one that was uploaded here"),
+        ({"further": [{"condition": "canny", "hint": {"path": 3}}]}, "A file must be a path that /upload"),
+        ({"region": {"path": "/etc/passwd"}}, "not one that was uploaded here"),
+        ({"further": [{"condition": "seg", "strength": "1"}]}, "strength must be a number"),
+        ({"control_start": 0.6, "control_end": 0.7}, "would never act"),
+    ],
+)
+def test_what_generate_says_of_controls_that_cannot_be(client, house, settings, why):
+    with pytest.raises(AppError, match=why):
+        generate(client, house, **settings)
+
+
 @pytest.mark.parametrize(
     ("content", "changes", "why"),
     [

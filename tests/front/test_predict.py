@@ -69,7 +69,9 @@ def test_inputs_are_those_of_the_public_model():
     declared = predict.DECLARED
     annotations = predict.Predictor.predict.__annotations__
     assert {name: (annotations[name], declared[name].default) for name in PUBLIC} == PUBLIC
-    assert list(declared) == [*PUBLIC, *OPTIONS, "strength", "guess_mode", "hint", "sampler"]
+    first = [*PUBLIC, *OPTIONS, "strength", "guess_mode", "hint", "sampler"]
+    assert list(declared)[: len(first)] == first
+    assert not set(declared) & {"input_image", "further"}
     assert (declared["sampler"].choices, declared["sampler"].default) == (list(SAMPLERS), "ddim")
     assert declared["num_samples"].choices == ["1", "4"]
     assert declared["image_resolution"].choices == ["256", "512", "768"]
@@ -92,6 +94,33 @@ def test_map_first_then_the_pictures_and_zero_is_a_seed(predictor, house):
         house, "a house", image_resolution="256", ddim_steps=1, seed=0, detect_resolution=256
     )
     assert again[1].read_bytes() == content
+
+
+def test_a_second_control_and_parts_of_run_and_picture(predictor, house, tmp_path):
+    Image.fromarray(np.uint8([[255, 0]])).resize((256, 256), 0).save(tmp_path / "left.png")
+    left = Path(tmp_path / "left.png")
+    asked = {"image_resolution": "256", "ddim_steps": 2, "seed": 3, "detect_resolution": 256}
+    plain = predictor.predict(house, "a house", **asked)[1].read_bytes()
+    further = {"further_condition": "canny", "further_strength": 0.6, "further_end": 0.5}
+    paths = predictor.predict(
+        house, "a house", **asked, **further, further_mode="prompt", further_region=left, region=left,
+        control_mode="control", control_start=0.5,
+    )  # fmt: skip
+    assert [path.name for path in paths] == ["output_0.png", "output_1.png", "output_2.png"]
+    request = read_request(paths[2])
+    (canny,) = request.further
+    assert (canny.condition, canny.strength, canny.end, canny.mode) == ("canny", 0.6, 0.5, "prompt")
+    assert request.control_start == 0.5 and request.control_mode == "control"
+    np.testing.assert_array_equal(request.region, canny.region)
+    shown = predictor.generator.condition("canny").show(canny.hint)
+    np.testing.assert_array_equal(np.asarray(Image.open(paths[1])), shown)
+    again = predictor.predict(house, "a house", **asked, further_condition="none", further_strength=2.0)
+    assert again[1].read_bytes() == plain
+    own = predictor.predict(house, "a house", **asked, further_condition="canny", further_hint=house)
+    assert own[2].read_bytes() != plain
+    for wrong in ({"further_condition": "cany"}, {"further_strength": 3}, {"further_hint": "/etc/passwd"}):
+        with pytest.raises(RequestError, match=f"^{next(iter(wrong))} must be"):
+            predictor.predict(house, "a house", **{**further, **wrong})
 
 
 def test_a_map_stands_for_the_detector(predictor, house, tmp_path):

@@ -77,9 +77,14 @@ def test_a_written_folder_samples_what_we_sample(
     ids=["whole", "one after the other", "odd"],
 )
 def test_two_controls_in_parts_of_the_run(
-    starts: tuple[float, float], ends: tuple[float, float], diffusers, folder: Path, config: Path,
-    state: State, tmp_path: Path,
-):  # fmt: skip
+    starts: tuple[float, float],
+    ends: tuple[float, float],
+    diffusers,
+    folder: Path,
+    config: Path,
+    state: State,
+    tmp_path: Path,
+):
     """``MultiControlNetModel`` with ``control_guidance_start`` and ``end``: the same latents within 1e-4."""
     pipe, model = pipeline_of(diffusers, folder), load_model(config, save(state, tmp_path / "a.ckpt"))
     other = {key: value.roll(1, 0) * 1.1 for key, value in only(state, CONTROL).items()}
