@@ -19,7 +19,7 @@ from controlnet.page import view
 from controlnet.page.editors.draw import edited_drawing, show_drawing
 from controlnet.page.editors.label_map import edited_map, show_map
 from controlnet.page.examples import Example
-from controlnet.page.jobs import Job, Line
+from controlnet.page.jobs import Job, Line, Pace
 from controlnet.page.results import gallery_items, same_aspect
 from controlnet.page.settings import SETTINGS
 from controlnet.page.uploads import one_line, opened, picture_of
@@ -65,6 +65,7 @@ class Actions:
         self.options = tuple(options)
         self.examples = tuple(examples)
         self.line = Line()
+        self.pace = Pace()
 
     def own_options(self, condition: str, values: Sequence[Any]) -> dict[str, Any]:
         """Of all options' values those of one condition, by name."""
@@ -229,6 +230,7 @@ class Actions:
                 shown = shown if preview is None else preview
                 yield view.progress_html(step, shown), *((unchanged,) * 7)
                 continue
+            self.pace.learn(value)
             hints = (unchanged,) * 4
             if request.hint is None:
                 used = self.generator.condition(request.condition)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from controlnet.page import results
 from controlnet.page.actions import Actions
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ class Session:
     """The run or detection that goes on."""
     result: gr.State
     chosen: gr.State
-    """Which picture of the gallery."""
+    """Which picture of the result; with a batch its first."""
+    batch: gr.State
+    """The results behind the gallery's pictures where each has a request of its own, or None."""
     link: gr.Textbox
     """To the result."""
 
@@ -56,10 +59,35 @@ def asked(parts: Parts) -> list[gr.components.Component]:
 
 
 def wire_waiting(parts: Parts, actions: Actions, session: Session, begun) -> None:
-    """A visitor who waits is told the place in the line, every second until the turn comes."""
+    """A visitor who waits is told the place in the line; until the turn comes, the clock asks again."""
     shown = [parts.waiting, parts.clock]
     begun.then(actions.wait, session.job, shown, **INSTANT)
-    parts.clock.tick(actions.wait, session.job, shown, **INSTANT)
+
+
+def wire_after(parts: Parts, session: Session, running) -> None:
+    """What follows a run: its pictures in the history, the buttons under them, the slider and the link."""
+    running.then(None, [parts.gallery, parts.settings["prompt"]], js=emit("results"), **INSTANT)
+    running.then(
+        results.buttons,
+        session.result,
+        [parts.use_seed, parts.use_picture, parts.copy_link, parts.departures],
+        **INSTANT,
+    )
+    wire_choice(parts, session, running)
+
+
+def wire_choice(parts: Parts, session: Session, event) -> None:
+    """Another picture is looked at: the slider and the link go with it."""
+    linked = event.then(**compare_event(parts, session)).then(
+        results.link, session.result, session.link, **ASIDE
+    )
+    linked.then(None, session.link, None, js=emit("link"), **INSTANT)
+
+
+def compare_event(parts: Parts, session: Session) -> dict:
+    """What brings the slider up to date."""
+    inputs = [session.result, session.chosen, parts.departures, parts.input_image]
+    return {"fn": results.compare, "inputs": inputs, "outputs": parts.compare, **ASIDE}
 
 
 def wire_end(parts: Parts, actions: Actions, session: Session, event) -> None:

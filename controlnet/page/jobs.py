@@ -8,13 +8,17 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from statistics import median
 from typing import Any
 
+from controlnet.generation.generator import Result
+from controlnet.generation.request import Request, definite
 from controlnet.generation.watcher import Cancelled, Step
 
 PREVIEW_INTERVAL = 0.7  # seconds; decoding a preview takes time from the sampling
 _FIRST_GUESS = 5.0  # seconds that a job takes, before one has been seen
+_AROUND = 4  # steps' worth of time for text, decoding and the detector
 ATTENTION = 0.2  # seconds between two looks at whether the run was cancelled
 
 
@@ -29,6 +33,8 @@ class Job:
         self._made = time.monotonic()
         self.begun = 0.0
         """When the model's turn came to it, by ``time.monotonic``; 0 while it waits."""
+        self.expected: float | None = None
+        """Seconds that it will take, where that is known to differ from what jobs usually take."""
 
     @property
     def waited(self) -> float:
@@ -52,7 +58,8 @@ class Job:
         """Follow ``work(on_step=…, should_stop=…)``.
 
         Yields:
-            ``("step", (Step, preview or None))`` as the run goes on, and at the end ``("done", result)``.
+            ``("step", (Step, preview or None))`` as the run goes on, and at the end ``("done", result)``. Of
+            work that is an iterator ``("part", item)`` for each item, and at the end ``("done", None)``.
 
         Raises:
             Cancelled: at once when the job is cancelled; the work itself ends with the step it is at.
@@ -95,7 +102,7 @@ class Line:
     def leave(self, job: Job) -> None:
         """A job has ended, after a turn that counts for the time that the others are told."""
         with self._lock:
-            if job.begun:
+            if job.begun and job.expected is None:
                 self._seconds.append(time.monotonic() - job.begun)
             job.cancel()
 
@@ -110,8 +117,33 @@ class Line:
             others = self._jobs[: self._jobs.index(job)]
             turn = sum(self._seconds) / len(self._seconds)
             now = time.monotonic()
-            left = [max(turn - (now - other.begun), 0.0) if other.begun else turn for other in others]
+            left = [
+                max((other.expected or turn) - (now - other.begun if other.begun else 0.0), 0.0)
+                for other in others
+            ]
             return len(others), sum(left)
+
+
+class Pace:
+    """How long pictures take, learned from those that were made."""
+
+    def __init__(self) -> None:
+        self._rates: deque[float] = deque(maxlen=8)
+
+    def learn(self, result: Result) -> None:
+        """A result tells seconds."""
+        self._rates.append(result.seconds / _work_of(result.request))
+
+    def guess(self, requests: Sequence[Request]) -> float | None:
+        """Seconds for requests with definite sizes, or None where nothing has been made yet."""
+        if not self._rates:
+            return None
+        return median(self._rates) * sum(map(_work_of, requests))
+
+
+def _work_of(request: Request) -> float:
+    """In proportion to the seconds: steps, and what goes around them, by pixels."""
+    return request.num_samples * (request.ddim_steps + _AROUND) * definite(request.image_resolution) ** 2
 
 
 def _work(work: Callable[..., Any], stop: threading.Event, events: queue.SimpleQueue) -> None:
@@ -126,6 +158,11 @@ def _work(work: Callable[..., Any], stop: threading.Event, events: queue.SimpleQ
         events.put(("step", (step, picture)))
 
     try:
-        events.put(("done", work(on_step=on_step, should_stop=stop.is_set)))
+        outcome = work(on_step=on_step, should_stop=stop.is_set)
+        if isinstance(outcome, Iterator):
+            for part in outcome:
+                events.put(("part", part))
+            outcome = None
+        events.put(("done", outcome))
     except BaseException as error:
         events.put(("error", error))

@@ -18,6 +18,7 @@ from controlnet.page.browser import browser_part
 from controlnet.page.editors.draw import drawing_board, show_drawing
 from controlnet.page.editors.label_map import label_map_editor, show_map
 from controlnet.page.examples import Example
+from controlnet.page.grid import GridParts, lay_out_grid, lay_out_sheet
 from controlnet.page.settings import SETTINGS
 from controlnet.page.uploads import picture_file
 
@@ -51,6 +52,7 @@ class Parts:
     clock: gr.Timer
     """Asks for the place in the line while a job waits."""
     status: gr.HTML
+    sheet: gr.Image
     gallery: gr.Gallery
     scores: gr.HTML
     compare: gr.ImageSlider
@@ -59,6 +61,7 @@ class Parts:
     use_picture: gr.Button
     copy_link: gr.Button
     examples: gr.Dataset
+    grid: GridParts
     desk: gr.HTML
     history: gr.HTML
     save_map: gr.Button
@@ -106,6 +109,7 @@ def lay_out(
             parts |= lay_out_source(condition, examples, first)
             parts |= lay_out_hint(condition, generator.world, first)
             settings = lay_out_settings(generator.resolution, generator.guidance, condition)
+            parts["grid"] = lay_out_grid(generator, prompt_text)
         with gr.Column(scale=5, min_width=340, elem_id="outcome"):
             prompt = gr.Textbox(
                 prompt_text, label="Prompt", lines=2, placeholder="a red house by a lake", elem_id="prompt"
@@ -233,6 +237,7 @@ def lay_out_hint(condition: type[Condition], world: World | None, first: Example
 def lay_out_results() -> dict:
     """The pictures of a run, what can be done with them, and those of earlier runs."""
     parts: dict = {
+        "sheet": lay_out_sheet(),
         "gallery": gr.Gallery(
             label="Results",
             format="png",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from controlnet.generation.generator import Result
+from controlnet.generation.grid import AXES
 from controlnet.generation.png import save_png
 from controlnet.generation.request import RequestError
 from controlnet.page import view
@@ -20,7 +22,25 @@ from controlnet.page.links import link_fragment
 from controlnet.page.uploads import picture_of
 from controlnet.pictures import PictureError
 
+VARIED = tuple(name for name in AXES if name != "seed")
 _SLUG = 40  # characters of the prompt in a file's name
+
+
+@dataclass(eq=False)
+class Batch:
+    """Pictures of which each has a request of its own: the results, one picture each, and what the gallery
+    shows of them.
+    """
+
+    results: list[Result] = field(default_factory=list)
+    items: list[tuple[str, str]] = field(default_factory=list)
+
+
+def chosen(batch: Batch | None, event: gr.SelectData) -> tuple[int, Any]:
+    """A click in the gallery: which picture of the result it is, and in a batch the result too."""
+    if batch is None or event.index >= len(batch.results):
+        return event.index, gr.skip()
+    return 0, batch.results[event.index]
 
 
 def gallery_items(result: Result) -> list[tuple[str, str]]:
@@ -74,20 +94,24 @@ def link(result: Result | None) -> str:
     return "" if result is None else link_fragment(result.request, result.packed_hint, result.model)
 
 
-def use_seed(result: Result | None, index: int) -> tuple[Any, ...]:
-    """The seed that gives a picture again, the number of images, whether each has its own, and what to
-    expect.
+def use_seed(result: Result | None, index: int, batch: Batch | None = None) -> tuple[Any, ...]:
+    """The seed that gives a picture again, the number of images, whether each has its own, what to expect;
+    and of a batch, whose pictures differ in more than that, the settings of `VARIED`.
     """
+    others = (gr.skip(),) * len(VARIED)
     if result is None:
-        return (gr.skip(),) * 4
+        return (gr.skip(),) * 4 + others
     index, request = min(index, len(result.seeds) - 1), result.request
+    if batch is not None:
+        others = tuple(getattr(request, name) for name in VARIED)
     if request.per_sample_seeds or request.num_samples == 1:
-        text = f"Seed {result.seeds[index]}: Generate gives this picture again."
-        return result.seeds[index], 1, gr.skip(), view.message_html(text)
+        which = f"Seed {result.seeds[index]}" + (" and the settings of this picture" if batch else "")
+        text = view.message_html(f"{which}: Generate gives this picture again.")
+        return result.seeds[index], 1, gr.skip(), text, *others
     text = (
         f"Seed {request.seed}, shared by {request.num_samples} images: this one is number {index + 1} again."
     )
-    return request.seed, request.num_samples, False, view.message_html(text)
+    return request.seed, request.num_samples, False, view.message_html(text), *others
 
 
 def use_as_input(result: Result | None, index: int, input_image: Any) -> tuple[Any, ...]:

@@ -37,16 +37,21 @@ def progress_html(step: Step, preview: np.ndarray | None) -> str:
     done = step.index + 1
     text = f"Step {done} of {step.total}" if done < step.total else "Decoding the pictures"
     count = 0 if preview is None else min(len(preview), 4)
-    bar = (
-        f'<div class="bar" role="progressbar" aria-label="Sampling steps" aria-valuemin="0" '
-        f'aria-valuenow="{done}" aria-valuemax="{step.total}">'
-        f'<div style="width: {100 * done / step.total:.1f}%"></div></div>'
-    )
     pictures = (
         "" if preview is None else "".join(f'<img src="{_data_url(p)}" alt="Preview">' for p in preview[:4])
     )
     previews = f'<div class="previews" style="--columns: {min(count, 2)}">{pictures}</div>' if count else ""
-    return f'<div class="run-status running"><p>{text}</p>{bar}</div>{previews}'
+    return f"{bar_html(text, 'Sampling steps', done, step.total)}{previews}"
+
+
+def bar_html(text: str, label: str, done: float, total: float) -> str:
+    """A line of text over a bar, which has a name of its own."""
+    return (
+        f'<div class="run-status running"><p>{escape(text)}</p>'
+        f'<div class="bar" role="progressbar" aria-label="{escape(label)}" aria-valuemin="0" '
+        f'aria-valuenow="{done:g}" aria-valuemax="{total:g}">'
+        f'<div style="width: {100 * done / total:.1f}%"></div></div></div>'
+    )
 
 
 def message_html(text: str, kind: str = "note") -> str:
@@ -127,13 +132,16 @@ def result_html(result: Result) -> str:
             f"<th scope='col' title='The detector compares the result with the hint'>Keeps the {escape(noun)}"
             f" ({escape(result.scores[0].measure)}, judged by the detector)</th><th scope='col'>Details</th>"
         )
-    took = (
-        f"{len(result.pictures)} picture{'s' if len(result.pictures) > 1 else ''} in {result.seconds:.1f} s"
-    )
+    took = f"{pictures_text(len(result.pictures))} in {result.seconds:.1f} s"
     return (
         f'<div class="adherence"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
         f"<p>{took}, model {escape(result.model)}.</p></div>"
     )
+
+
+def pictures_text(count: int) -> str:
+    """``1 picture``, ``2 pictures``."""
+    return f"{count} picture{'' if count == 1 else 's'}"
 
 
 def score_text(score: Score) -> str:

@@ -21,10 +21,14 @@ from controlnet.page.events import (
     SHOW_RUN,
     Session,
     asked,
+    compare_event,
     emit,
+    wire_after,
+    wire_choice,
     wire_end,
     wire_waiting,
 )
+from controlnet.page.grid import wire_grid
 from controlnet.page.layout import Parts, detect_text, upload_text
 from controlnet.page.restoring import Restoring
 from controlnet.page.uploads import picture_file
@@ -41,6 +45,7 @@ def wire(
         job=gr.State(None, delete_callback=actions.cancel),
         result=gr.State(None, time_to_live=HOUR),
         chosen=gr.State(0),
+        batch=gr.State(None, time_to_live=HOUR),
         link=gr.Textbox(visible="hidden", elem_id="link"),
     )
     wire_api(parts, actions, condition)
@@ -56,9 +61,17 @@ def wire(
     prompt: Any = parts.settings["prompt"]
     pressed = gr.on([parts.generate.click, prompt.submit], lambda: None, **INSTANT)
     running = [wire_run(parts, actions, session, started) for started in (pressed, loaded)]
-    parts.cancel.click(
-        actions.cancel, session.job, [parts.status, parts.cancel], cancels=[detecting, *running], **INSTANT
+    making, keep = wire_grid(parts, actions, session)
+    cancelled = parts.cancel.click(
+        actions.cancel,
+        session.job,
+        [parts.status, parts.cancel],
+        cancels=[detecting, *running, making],
+        **INSTANT,
     )
+    keep(cancelled)
+    # A visitor who waits is told the place in the line every second.
+    parts.clock.tick(actions.wait, session.job, [parts.waiting, parts.clock], **INSTANT)
     wire_results(parts, session)
     wire_kept(parts, Restoring(actions))
 
@@ -87,9 +100,9 @@ def wire_kept(parts: Parts, restoring: Restoring) -> None:
 def wire_run(parts: Parts, actions: Actions, session: Session, started):
     """Let a run follow an event; returns the event of the run itself, which can be cancelled."""
     begun = started.then(
-        lambda before: (*actions.begin(before), 0),
+        lambda before: (*actions.begin(before), 0, None),
         session.job,
-        [session.job, parts.cancel, parts.status, session.chosen],
+        [session.job, parts.cancel, parts.status, session.chosen, session.batch],
         **INSTANT,
     )
     begun.then(None, js=SHOW_RUN)
@@ -103,40 +116,30 @@ def wire_run(parts: Parts, actions: Actions, session: Session, started):
         **QUIET,
     )
     wire_end(parts, actions, session, running)
-    running.then(None, [parts.gallery, parts.settings["prompt"]], js=emit("results"), **INSTANT)
-    running.then(
-        results.buttons,
-        session.result,
-        [parts.use_seed, parts.use_picture, parts.copy_link, parts.departures],
-        **INSTANT,
-    )
-    linked = running.then(**compare_event(parts, session)).then(
-        results.link, session.result, session.link, **ASIDE
-    )
-    linked.then(None, session.link, None, js=emit("link"), **INSTANT)
+    wire_after(parts, session, running)
     return running
-
-
-def compare_event(parts: Parts, session: Session) -> dict:
-    """What brings the slider up to date."""
-    inputs = [session.result, session.chosen, parts.departures, parts.input_image]
-    return {"fn": results.compare, "inputs": inputs, "outputs": parts.compare, **ASIDE}
 
 
 def wire_results(parts: Parts, session: Session) -> None:
     """What can be done with a result."""
     compare = compare_event(parts, session)
-
-    def choose(event: gr.SelectData) -> int:
-        return event.index
-
-    parts.gallery.select(choose, None, session.chosen, **INSTANT).then(**compare)
+    further = [parts.use_seed, parts.use_picture, parts.copy_link, parts.departures]
+    for replaced in (parts.desk.new, parts.desk.restore):  # the gallery shows no result of this session then
+        replaced(
+            lambda: (None, None, *results.buttons(None)),
+            None,
+            [session.result, session.batch, *further],
+            **INSTANT,
+        )
+    clicked = parts.gallery.select(results.chosen, session.batch, [session.chosen, session.result], **INSTANT)
+    wire_choice(parts, session, clicked)
     parts.departures.change(**compare)
     picked = [session.result, session.chosen]
+    seeded = [parts.settings["seed"], parts.settings["num_samples"], parts.own_seeds, parts.status]
     parts.use_seed.click(
         results.use_seed,
-        picked,
-        [parts.settings["seed"], parts.settings["num_samples"], parts.own_seeds, parts.status],
+        [*picked, session.batch],
+        [*seeded, *(parts.settings[name] for name in results.VARIED)],
         **INSTANT,
     )
     parts.use_picture.click(

@@ -56,7 +56,7 @@ let lastTold = "";
 function announce() {
   const status = document.querySelector("#waiting .run-status") || document.querySelector("#status .run-status");
   const text = status ? status.textContent.trim().split(", about")[0] : "";
-  const isStep = /^(Working|Step|Decoding)/.test(text);
+  const isStep = /^(Working|Step|Decoding|Picture)/.test(text);
   const news = isStep ? "Generating." : text;
   if (news !== lastTold) say((lastTold = news));
 }
