@@ -4,6 +4,7 @@ python tool_generate.py photo.jpg results --prompt "a house by a lake"
 python tool_generate.py photos results --prompt "winter" --devices 4
 python tool_generate.py requests.jsonl results
 python tool_generate.py results/photo.png again --from-image
+python tool_generate.py photo.jpg results --rows "prompt=a house|a lake at night" --columns seed=1-4
 
 A line of requests.jsonl is {"image": "a.jpg", "prompt": "a house", "seed": 3}, or with "hint" instead of
 "image".
@@ -21,6 +22,8 @@ from controlnet.commands.conditions import add_condition_arguments, condition_op
 from controlnet.conditions import DEFAULT, all_conditions
 from controlnet.generation.batch import GenerateJobs, pl, run_jobs
 from controlnet.generation.devices import find_device, find_precision, precision_name
+from controlnet.generation.grid import AXES, Axis, Grid
+from controlnet.generation.grid_jobs import axis_of_argument, grid_jobs, sheet_file, write_sheets
 from controlnet.generation.jobs import Job, check_jobs, jobs_of_lines, jobs_of_pictures
 from controlnet.generation.memory import peak_memory
 from controlnet.generation.options import add_model_arguments, files_from_options
@@ -43,6 +46,14 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str | None = N
         "--from-image", action="store_true", help="repeat the requests that the pictures carry"
     )
     parser.add_argument("--no-measure", action="store_true", help="do not run the detector on the results")
+    for flag in ("--rows", "--columns"):
+        parser.add_argument(
+            flag,
+            type=axis_argument,
+            metavar="SETTING=VALUES",
+            help=f"make a grid, whose {flag[2:]} vary one of {', '.join(AXES)}: seed=1-4, strength=0.5,1, "
+            "'prompt=a house|a lake'",
+        )
     add_setting_arguments(parser)
     add_model_arguments(parser)
     parser.add_argument("--devices", type=int, default=1, help="processes on this machine, one GPU each")
@@ -50,6 +61,14 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str | None = N
         "--num_nodes", type=int, default=1, help="machines; start this command on each with torchrun"
     )
     return parser.parse_args(arguments)
+
+
+def axis_argument(text: str) -> Axis:
+    """An axis, or an error that argparse tells."""
+    try:
+        return axis_of_argument(text)
+    except RequestError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,9 +107,16 @@ def jobs_of(options: argparse.Namespace) -> list[Job]:
         settings["options"] = given
     if options.source.suffix.lower() in (".jsonl", ".json"):
         return jobs_of_lines(options.source, settings)
-    if "prompt" not in settings and not options.from_image:
+    varied = {axis.name for axis in (options.rows, options.columns) if axis}
+    if "prompt" not in settings and "prompt" not in varied and not options.from_image:
         raise RequestError("--prompt is needed for pictures.")
     return jobs_of_pictures(options.source, settings, repeat=options.from_image, out=options.out)
+
+
+def grid_of(options: argparse.Namespace) -> Grid | None:
+    """The grid that the command line asks for."""
+    axes = [axis for axis in (options.rows, options.columns) if axis]
+    return Grid(*axes) if axes else None
 
 
 def main(
@@ -102,8 +128,9 @@ def main(
     options = parse_arguments(arguments, prog)
     try:
         files = files_from_options(options, options.condition or DEFAULT)
-        jobs = jobs_of(options)
-        check_jobs(jobs, options.out, options.source)
+        sources, grid = jobs_of(options), grid_of(options)
+        jobs = grid_jobs(sources, grid) if grid else sources
+        check_jobs(jobs, options.out, options.source, [sheet_file(job) for job in sources] if grid else ())
         device = find_device(options.device)
         # By its name: on another machine "auto" may be another, and with it the pictures.
         precision = precision_name(find_precision(options.precision, device))
@@ -119,20 +146,29 @@ def main(
             enable_model_summary=False,
         )
         entries = run_jobs(task, trainer)
+        if grid and trainer.is_global_zero:
+            for sheet in write_sheets(sources, grid, options.out, entries):
+                print(f"grid: {options.out / sheet}")
     except (ValueError, OSError) as error:  # with WeightsError, ModelError and RequestError among them
         print(f"error: {error}", file=sys.stderr)
         return 2
     if not trainer.is_global_zero:
         return 0
+    failed = report(entries, options.out)
+    if peak := peak_memory(device):
+        print(
+            f"At most {peak / 2**30:.2f} GiB of {'GPU ' if device.type == 'cuda' else ''}memory were in use."
+        )
+    return 1 if failed else 0
+
+
+def report(entries: Sequence[dict[str, Any]], out: Path) -> int:
+    """Print what is to be said about each job, and how many are done; returns how many failed."""
     failed = [entry for entry in entries if "error" in entry]
     for entry in entries:
         for remark in entry.get("remarks", ()):
             print(f"note: {entry['name']}: {remark}", file=sys.stderr)
     for entry in failed:
         print(f"failed: {entry['name']}: {entry['error']}", file=sys.stderr)
-    print(f"{len(entries) - len(failed)} of {len(entries)} done; see {options.out / MANIFEST}")
-    if peak := peak_memory(device):
-        print(
-            f"At most {peak / 2**30:.2f} GiB of {'GPU ' if device.type == 'cuda' else ''}memory were in use."
-        )
-    return 1 if failed else 0
+    print(f"{len(entries) - len(failed)} of {len(entries)} done; see {out / MANIFEST}")
+    return len(failed)

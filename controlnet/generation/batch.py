@@ -78,7 +78,7 @@ class GenerateJobs(pl.LightningModule):
             except Exception as error:  # one odd job must not end the others
                 logger.exception("The job %s failed.", job.name)
                 entry = {"name": job.name, "error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
-            _append(self.folder / f"{MANIFEST}.part{self.global_rank}", entry)
+            append_entry(self.folder / f"{MANIFEST}.part{self.global_rank}", entry)
 
     def asked(self, job: Job) -> dict[str, Any]:
         """What a result depends on, with the model; see ``Job.asked``."""
@@ -175,7 +175,8 @@ def merge_manifest(folder: Path, names: Iterable[str]) -> list[dict[str, Any]]:
     return named
 
 
-def _append(path: Path, entry: dict[str, Any]) -> None:
+def append_entry(path: Path, entry: dict[str, Any]) -> None:
+    """One more line of a manifest or a part of one."""
     with path.open("a", encoding="utf-8") as file:
         file.write("\n" + json.dumps(entry) + "\n")  # a killed run may have left half a line before
         file.flush()

@@ -99,6 +99,16 @@ class Grid:
         """What a cell has different from the others."""
         return {**self.rows.settings(row), **self.columns.settings(column)}
 
+    def label(self, row: int, column: int) -> str:
+        """What a cell has different, in words; the shorter part first."""
+        parts = sorted((self.rows.label(row), self.columns.label(column)), key=len)
+        return " · ".join(filter(None, parts))
+
+    def check_count(self, most: int) -> None:
+        """Raise a RequestError where there are more than ``most`` cells."""
+        if len(self) > most:
+            raise RequestError(f"{len(self)} pictures are more than the {most} of a grid: take fewer values.")
+
     def requests(self, request: Request) -> list[Request]:
         """The requests of all cells, one picture each; all share the seed where no axis varies it.
 
@@ -109,12 +119,12 @@ class Grid:
         return [dataclasses.replace(base, **self.settings(*place)) for place in self.places()]
 
 
-def note_of(grid: Grid, request: Request, model: str) -> str:
-    """What all cells have in common, in one line. ``request`` is that of any of them."""
+def note_of(grid: Grid, settings: Mapping[str, Any], model: str) -> str:
+    """What all cells have in common, in one line. ``settings`` are those of the request of any of them."""
     varied = {grid.rows.name, grid.columns.name}
-    common = [Axis(name, (getattr(request, name),)) for name in AXES if name not in varied]
+    common = [Axis(name, (settings[name],)) for name in AXES if name not in varied]
     texts = [axis.label(0) for axis in common if axis.values[0] not in (None, "")]
-    return " · ".join([*texts, request.condition, *([model] if model else [])])
+    return " · ".join([*texts, str(settings["condition"]), *([model] if model else [])])
 
 
 def read_axis(name: str, text: str) -> Axis:

@@ -99,13 +99,15 @@ def result_files(name: str, count: int, hints: int = 1) -> list[str]:
     return [*maps, *(f"{picture}.png" for picture in pictures)]
 
 
-def check_jobs(jobs: Sequence[Job], folder: Path, source: Path) -> None:
-    """Make sure that no job writes over an input or over what another job writes.
+def check_jobs(jobs: Sequence[Job], folder: Path, source: Path, sheets: Iterable[str] = ()) -> None:
+    """Make sure that no job writes over an input or over what another job writes. ``sheets`` are further
+    files, below the folder.
 
     Raises:
         ValueError: two files are one; the text names both.
     """
     planned = {job.name: [folder / file for file in job.files()] for job in jobs if not job.problem}
+    planned |= {f"the grid {file}": [folder / file] for file in sheets}
     planned["the list of results"] = [folder / MANIFEST]
     read = [path for job in jobs for path in job.inputs().values()]
     check_outputs(planned, [*read, *([] if source.is_dir() else [source])])
@@ -134,22 +136,26 @@ def jobs_of_pictures(
     else:
         raise RequestError(f"{source}: there is no such picture, nor a folder with pictures.")
     if repeat and source.is_dir():
-        maps = _maps_of(paths)
-        paths = [path for path in paths if path not in maps]
+        others = _without_request(paths)
+        paths = [path for path in paths if path not in others]
     names = [name.as_posix() for name in result_names(paths, root)]
     if repeat:
         return [Job(name, repeats=path) for name, path in zip(names, paths, strict=True)]
     return [Job(name, settings, image=path) for name, path in zip(names, paths, strict=True)]
 
 
-def _maps_of(results: Sequence[Path]) -> set[Path]:
-    """Of the files that runs wrote, the hints: they lie beside the pictures, and carry no request."""
+def _without_request(results: Sequence[Path]) -> set[Path]:
+    """Of the files that runs wrote, the hints and the sheets of grids: they lie beside the pictures, and
+    carry no request.
+    """
     there = set(results)
-    bases = {path: match[1] for path in results if (match := re.fullmatch(r"(.+)_map\d?", path.stem))}
+    beside = {r"(.+)_map\d?": ("", "_0"), "(.+)_grid": ("_r1c1",)}
     return {
         path
-        for path, base in bases.items()
-        if {path.with_name(f"{base}.png"), path.with_name(f"{base}_0.png")} & there
+        for path in results
+        for ending, others in beside.items()
+        if (match := re.fullmatch(ending, path.stem))
+        and {path.with_name(f"{match[1]}{other}.png") for other in others} & there
     }
 
 

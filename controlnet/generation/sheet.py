@@ -99,7 +99,7 @@ def font_of(size: int) -> ImageFont.FreeTypeFont:
 
 def letter_size(width: int, columns: int) -> int:
     """Pixels of a font for cells of a width, to be read also where the whole sheet is shown reduced."""
-    return max(12, round(min(width / 9, columns * width / 48)))
+    return max(12, round(min(width / 9, columns * width / 40)))
 
 
 def check_places(

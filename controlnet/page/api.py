@@ -15,10 +15,13 @@ from PIL import Image
 from annotator.ade20k import CLASSES, PALETTE
 from controlnet.conditions import Condition
 from controlnet.generation.generator import Generator, Result
+from controlnet.generation.grid import Grid, axis_of_object, generate_grid, note_of
 from controlnet.generation.packing import read_hint
 from controlnet.generation.png import to_pil
 from controlnet.generation.request import Request, RequestError, request_from_settings
 from controlnet.generation.several_files import from_settings
+from controlnet.generation.sheet import compose_sheet
+from controlnet.page.settings import MAX_CELLS
 from controlnet.page.uploads import opened, picture_of, sent
 
 BEFORE_DETECTION = ("prompt", "a_prompt", "n_prompt", "num_samples", "image_resolution")
@@ -90,6 +93,40 @@ def make_generate(generator: Generator, default: str) -> Callable[..., list[Imag
         return [*map(to_pil, result.all_shown), *saved_pictures(result)]
 
     return generate
+
+
+def make_grid(
+    generator: Generator, default: str
+) -> Callable[..., tuple[Image.Image, list[tuple[Image.Image, str]]]]:
+    """Any condition with two axes, as JSON objects."""
+
+    def grid(
+        input_image, prompt, rows, columns=None, condition=default, options=None, hint=None, settings=None
+    ) -> tuple[Image.Image, list[tuple[Image.Image, str]]]:
+        """Picture (or hint) and two axes to one labelled picture, and the pictures in it with their labels.
+
+        ``rows`` and ``columns`` are objects of one setting and its values, such as ``{"seed": [1, 2, 3]}``;
+        the settings are prompt, seed, strength, scale, ddim_steps and sampler. What follows ``rows`` may be
+        left out, and is as in ``/generate``.
+        """
+        name = condition or default
+        picture, given = brought(generator, name, input_image, hint)
+        own = {"prompt": prompt or "", "condition": name, "options": _object(options, "options")}
+        others, fields, _ = from_settings(_object(settings, "settings"), sent)
+        base = request_from_settings({**others, **own}, picture, given, **fields)
+        axes = [axis_of_object(_object(axis, side)) for axis, side in ((rows, "rows"), (columns, "columns"))]
+        wanted = Grid(*axes)
+        wanted.check_count(MAX_CELLS)
+        requests = wanted.requests(base.for_model(generator.resolution, generator.guidance))
+        cells = list(generate_grid(generator, wanted, requests))
+        done = {(cell.row, cell.column): cell.result.pictures[0] for cell in cells}
+        note = note_of(wanted, requests[0].settings(), generator.name)
+        sheet = compose_sheet(done, wanted.rows.labels, wanted.columns.labels, note)
+        return to_pil(sheet.picture), [
+            (saved_pictures(cell.result)[0], wanted.label(cell.row, cell.column)) for cell in cells
+        ]
+
+    return grid
 
 
 def make_detect(

@@ -17,7 +17,6 @@ import numpy as np
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from controlnet.generation.generator import Generator
 from controlnet.generation.grid import AXES, Axis, Cell, Grid, generate_grid, note_of, read_axis
 from controlnet.generation.png import save_png
 from controlnet.generation.request import Request, RequestError
@@ -40,13 +39,14 @@ from controlnet.page.events import (
 )
 from controlnet.page.jobs import Job
 from controlnet.page.results import Batch
+from controlnet.page.settings import MAX_CELLS
 from controlnet.page.uploads import one_line
 
 if TYPE_CHECKING:
     from controlnet.page.layout import Parts
 
-MAX_CELLS = 36
 _LIVE = 700_000  # pixels of the sheet that grows: it is sent anew with every picture
+_HOW = "prompts one a line; numbers between commas, or 3-6; empty: what is set above"
 _CHOICES = [(title, name) for name, title in AXES.items()]
 
 
@@ -67,9 +67,9 @@ class GridRun(Batch):
         self.folder.mkdir(parents=True, exist_ok=True)
         name = f"r{cell.row + 1}c{cell.column + 1}_{results.file_stem(cell.result, 0)}.png"
         save_png(self.folder / name, cell.result.pictures[0], cell.result.metadata(0))
-        labels = (self.grid.rows.label(cell.row), self.grid.columns.label(cell.column))
-        score = view.score_text(cell.result.scores[0]) if cell.result.scores else ""
-        caption = " · ".join(text for text in (*labels, score) if text)
+        caption = self.grid.label(cell.row, cell.column)
+        if cell.result.scores:
+            caption += f" · {view.score_text(cell.result.scores[0])}"
         self.results.append(cell.result)
         self.items.append((str(self.folder / name), caption))
 
@@ -146,10 +146,7 @@ class Grids:
             return read_axis(name, text) if text.strip() else Axis(name, (getattr(request, name),))
 
         grid = Grid(axis(rows, row_text), axis(columns, column_text))
-        if len(grid) > MAX_CELLS:
-            raise RequestError(
-                f"{len(grid)} pictures are more than the {MAX_CELLS} of a grid: take fewer values."
-            )
+        grid.check_count(MAX_CELLS)
         return grid, grid.requests(request)
 
     def run(
@@ -170,7 +167,9 @@ class Grids:
             grid, requests = self._planned(request, rows, row_text, columns, column_text)
             job.expected = self.actions.pace.guess(requests)
             generator = self.actions.generator
-            run = GridRun(grid=grid, requests=requests, note=note_of(grid, requests[0], generator.name))
+            run = GridRun(
+                grid=grid, requests=requests, note=note_of(grid, requests[0].settings(), generator.name)
+            )
             yield self._status(run), None, "", gr.update(value=None, visible=True), run, None, *same[5:]
             yield from self._follow(job, run)
         except Cancelled as stopped:
@@ -266,18 +265,19 @@ class GridParts:
     make: gr.Button
 
 
-def lay_out_grid(generator: Generator, prompt: str) -> GridParts:
+def lay_out_grid() -> GridParts:
     """Two axes, what they come to, and the button; folded."""
-    values = "Prompts one a line; numbers and samplers between commas, 3-6 for four whole numbers."
     with gr.Accordion("A grid: several prompts, seeds or settings", open=False, elem_id="grid") as fold:
         axes: list[gr.components.Component] = []
-        for side, name, text in (("Rows", "prompt", prompt), ("Columns", "seed", "1-4")):
+        for side, name, text, lines in (("Rows", "prompt", "", 2), ("Columns", "seed", "1-4", 1)):
             with gr.Row():
                 axes += [
                     gr.Dropdown(_CHOICES, value=name, label=side, min_width=120, scale=1),
-                    gr.Textbox(text, label=f"Values of the {side.lower()}", lines=2, min_width=180, scale=3),
-                ]
-        gr.HTML(f"<p class='grid-note'>{values}</p>")
+                    gr.Textbox(
+                        text, label=f"Values of the {side.lower()}", lines=lines, min_width=180, scale=3,
+                        placeholder=_HOW,
+                    ),
+                ]  # fmt: skip
         count = gr.HTML(elem_id="grid-count")
         make = gr.Button("Make the grid", elem_id="make-grid")
     return GridParts(fold, axes, count, make)
@@ -286,7 +286,7 @@ def lay_out_grid(generator: Generator, prompt: str) -> GridParts:
 def lay_out_sheet() -> gr.Image:
     """Where the sheet grows; there from the first grid on."""
     return gr.Image(
-        label="Grid", format="png", interactive=False, visible=False, elem_id="sheet",
+        label="Grid", show_label=False, format="png", interactive=False, visible=False, elem_id="sheet",
         buttons=["download", "fullscreen"],
     )  # fmt: skip
 

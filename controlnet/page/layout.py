@@ -109,7 +109,7 @@ def lay_out(
             parts |= lay_out_source(condition, examples, first)
             parts |= lay_out_hint(condition, generator.world, first)
             settings = lay_out_settings(generator.resolution, generator.guidance, condition)
-            parts["grid"] = lay_out_grid(generator, prompt_text)
+            parts["grid"] = lay_out_grid()
         with gr.Column(scale=5, min_width=340, elem_id="outcome"):
             prompt = gr.Textbox(
                 prompt_text, label="Prompt", lines=2, placeholder="a red house by a lake", elem_id="prompt"

@@ -15,6 +15,9 @@ SETTINGS = (
 )  # fmt: skip
 """The settings of a request in the order of the page's components."""
 
+MAX_CELLS = 36
+"""Pictures of one grid: it has the model for itself as long as they take."""
+
 
 def page_ranges(resolution: int) -> dict[str, tuple[float, float]]:
     """Lowest and highest value of the page's numbers, the original's but for sizes, which go with the model's

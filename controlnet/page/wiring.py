@@ -11,7 +11,14 @@ from controlnet.generation.request import default_detect_resolution
 from controlnet.generation.samplers import FAST, USUAL
 from controlnet.page import results
 from controlnet.page.actions import Actions
-from controlnet.page.api import make_detect, make_generate, make_process, process_options, process_settings
+from controlnet.page.api import (
+    make_detect,
+    make_generate,
+    make_grid,
+    make_process,
+    process_options,
+    process_settings,
+)
 from controlnet.page.events import (
     ASIDE,
     HOUR,
@@ -247,8 +254,10 @@ def wire_api(parts: Parts, actions: Actions, condition: type[Condition]) -> None
     """Endpoints for programs: /process as the original has it, /generate and /detect for every condition."""
     generator = actions.generator
     with gr.Group(visible=False):
-        buttons = [gr.Button(visible=False) for _ in range(3)]
-        pictures = [gr.Gallery(format="png", label="Hint and pictures") for _ in range(2)]
+        buttons = [gr.Button(visible=False) for _ in range(4)]
+        pictures = [gr.Gallery(format="png", label="Hint and pictures") for _ in range(3)]
+        sheet = gr.Image(format="png", label="Grid")
+        rows, columns = gr.JSON({}, label="Rows"), gr.JSON({}, label="Columns")
         hint_picture = gr.Image(format="png", label="Hint")
         classes = gr.JSON(label="Classes")
         name = gr.Textbox(condition.name, label="Condition")
@@ -275,5 +284,12 @@ def wire_api(parts: Parts, actions: Actions, condition: type[Condition]) -> None
         [parts.input_image, parts.settings["detect_resolution"], name, options],
         [hint_picture, classes],
         api_name="detect",
+        **ON_MODEL,
+    )
+    buttons[3].click(
+        make_grid(generator, condition.name),
+        [parts.input_image, parts.settings["prompt"], rows, columns, name, options, brought, settings],
+        [sheet, pictures[2]],
+        api_name="grid",
         **ON_MODEL,
     )

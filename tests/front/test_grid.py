@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from front.small_page import draw
 
+from controlnet.commands import generate as tool_generate
+from controlnet.generation.batch import read_entries
 from controlnet.generation.grid import AXES, Axis, Grid, axis_of_object, generate_grid, read_axis
+from controlnet.generation.jobs import jobs_of_pictures
+from controlnet.generation.png import read_request, save_png
 from controlnet.generation.request import Request, RequestError
 from controlnet.generation.watcher import Cancelled
 
@@ -115,3 +119,52 @@ def test_a_grid_that_is_stopped_has_given_what_was_done(generator):
     with pytest.raises(Cancelled):
         done.extend(generate_grid(generator, grid, requests, should_stop=lambda: len(done) == 2))
     assert len(done) == 2
+
+
+# On disk ----------------------------------------------------------------------------------------------------
+
+
+def run(*arguments) -> int:
+    return tool_generate.main([str(argument) for argument in arguments])
+
+
+def test_the_command_line_makes_a_grid_of_every_picture_and_completes_it(tmp_path, model_options, capsys):
+    for index, name in enumerate("ab"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        save_png(tmp_path / "in" / f"{name}.png", np.roll(draw(), 9 * index, axis=1))
+    (tmp_path / "in" / "c.png").write_bytes(b"broken")
+    axes = ["--rows", "prompt=a house|a lake", "--columns", "steps=1-2"]
+    arguments = [tmp_path / "in", tmp_path / "out", *axes, *model_options]
+    assert run(*arguments) == 1
+    said = capsys.readouterr()
+    assert "failed: c_r1c1" in said.err and "8 of 12 done" in said.out and "a_grid.png" in said.out
+    sheets = sorted(path.name for path in (tmp_path / "out").glob("*_grid.png"))
+    assert sheets == ["a_grid.png", "b_grid.png"], "none of what failed wholly"
+    request = read_request(tmp_path / "out" / "b_r2c1.png")
+    assert (request.prompt, request.ddim_steps, request.seed) == ("a lake", 1, 0)
+    entries = {entry["name"]: entry for entry in read_entries(tmp_path / "out")}
+    assert entries["a_grid"]["grid"] == {"prompt": ["a house", "a lake"], "ddim_steps": [1, 2]}
+    first = (tmp_path / "out" / "a_grid.png").read_bytes()
+    (tmp_path / "out" / "a_r1c1.png").unlink()
+    assert run(*arguments) == 1
+    assert (tmp_path / "out" / "a_grid.png").read_bytes() == first
+    again = jobs_of_pictures(tmp_path / "out", {}, repeat=True)
+    assert {job.name for job in again} == {
+        f"{name}_r{r}c{c}" for name in "ab" for r in (1, 2) for c in (1, 2)
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rows", "seed=1", "--columns", "seed=2"], "both vary seed"),
+        (["--rows", "seed=1-999"], "999 pictures are more than the 400"),
+        (["--rows", "seed=1-2", "--from-image"], "choose one of the two"),
+    ],
+)
+def test_grids_that_cannot_be_made_are_told_by_the_command_line(
+    tmp_path, model_options, capsys, arguments, said
+):
+    save_png(tmp_path / "a.png", draw())
+    assert run(tmp_path / "a.png", tmp_path / "out", "--prompt", "a house", *arguments, *model_options) == 2
+    assert said in capsys.readouterr().err
