@@ -16,9 +16,11 @@ from annotator.midas.maps import depth_picture, normal_picture
 from annotator.uniformer import SegmentationDetector
 from controlnet.conditions import Condition, all_conditions
 from controlnet.generation.generator import Generator
+from controlnet.generation.grid import Axis, Grid, generate_grid
 from controlnet.generation.loading import load_generator
 from controlnet.generation.models import ModelFiles, known_models
 from controlnet.generation.request import Request
+from controlnet.generation.sheet import compose_sheet
 from controlnet.pictures import read_picture
 from controlnet.storybook.dataset import HELD_OUT_SEED, Scene, draw_scene
 from controlnet.storybook.train_depth import RANGE
@@ -27,6 +29,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "gallery"
 SEED = HELD_OUT_SEED + 13  # a scene with much in it, from which no network here has learned
 PROMPT = "a red house by a lake in spring, at sunset"
+PROMPTS = (
+    "a red house in spring, by day", "a yellow house in autumn, at sunset", "a blue house in winter at night",
+)  # fmt: skip
 SIDE = 320
 GAP = 8
 # What people draw or bring, instead of a picture that is looked at.
@@ -80,6 +85,15 @@ def strip(pictures: list[np.ndarray]) -> Image.Image:
     return sheet
 
 
+def grid(generator: Generator, scene: Scene) -> Image.Image:
+    """Three prompts, four seeds, one map."""
+    request = Request(None, "", hint=scene.labels).for_model(generator.resolution, generator.guidance)
+    wanted = Grid(Axis("prompt", PROMPTS), Axis("seed", (1, 2, 3, 4)))
+    cells = generate_grid(generator, wanted, wanted.requests(request))
+    pictures = {(cell.row, cell.column): cell.result.pictures[0] for cell in cells}
+    return Image.fromarray(compose_sheet(pictures, wanted.rows.labels, wanted.columns.labels).picture)
+
+
 def main() -> None:
     files = known_models()["tiny"]
     generator = load_generator(files)
@@ -88,6 +102,7 @@ def main() -> None:
     for name, kind in all_conditions().items():
         condition = condition_of(kind, files, scene)
         strip(panels(condition, generator, files, scene)).save(FOLDER / f"{name}.webp", quality=88, method=6)
+    grid(generator, scene).save(FOLDER.with_name("grid.webp"), quality=85, method=6)
 
 
 if __name__ == "__main__":

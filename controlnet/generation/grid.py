@@ -25,6 +25,7 @@ AXES: dict[str, str] = {
 """The settings that an axis may vary, by their name in a request, with a title for people."""
 
 _SHORT = {"strength": "strength", "scale": "guidance", "ddim_steps": "steps", "seed": "seed"}
+_SHARED = ("hint", "control_picture", "shown", "shown_further")
 _SPAN = re.compile(r"(\d+)\s*(?:-|\.\.|…)\s*(\d+)")
 _MOST_OF_A_SPAN = 1000
 
@@ -225,8 +226,9 @@ def generate_grid(
     work = partial(generator.generate, measure=measure, on_step=on_step, should_stop=should_stop)
     first: Result | None = None
     for (row, column), request in zip(grid.places(), requests, strict=True):
-        result = work(dataclasses.replace(request, hint=hint))
+        further = first.request.further if first else request.further
+        result = work(dataclasses.replace(request, hint=hint, further=further))
         first = first or result
         # What all share is kept once: a visitor's session holds all cells.
-        same = {name: getattr(first, name) for name in ("hint", "control_picture", "shown")}
+        same = {name: getattr(first, name) for name in _SHARED}
         yield Cell(row, column, dataclasses.replace(result, **same))
