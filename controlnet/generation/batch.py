@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,14 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from controlnet.generation.generator import Generator, Result
-from controlnet.generation.jobs import Job, quick_fingerprint, result_files
+from controlnet.generation.entries import append_entry, carry_out, merge_manifest, read_entries
+from controlnet.generation.generator import Generator
+from controlnet.generation.jobs import Job, quick_fingerprint
 from controlnet.generation.loading import load_generator
 from controlnet.generation.models import ModelFiles
-from controlnet.generation.png import save_png
-from controlnet.generation.several_files import without_files
 from controlnet.generation.watcher import GenerationError
-from controlnet.lines import read_objects
 from controlnet.listing import MANIFEST
-from ldm.weights import WeightsError, atomic_write
+from ldm.weights import WeightsError
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +68,9 @@ class GenerateJobs(pl.LightningModule):
         for index in batch.tolist():
             job = self.jobs[index]
             try:
-                entry = self._do(job)
+                if self.generator is None:
+                    raise RuntimeError("setup() loads the model before the first job")
+                entry = carry_out(job, self.generator, self.folder, self.asked(job), measure=self.measure)
             except WeightsError:
                 raise  # nothing that follows would fare better
             except (ValueError, GenerationError, OSError) as error:
@@ -83,36 +83,6 @@ class GenerateJobs(pl.LightningModule):
     def asked(self, job: Job) -> dict[str, Any]:
         """What a result depends on, with the model; see ``Job.asked``."""
         return {**job.asked(), **self.model_asked}
-
-    def _do(self, job: Job) -> dict[str, Any]:
-        if self.generator is None:
-            raise RuntimeError("setup() loads the model before the first job")
-        asked = self.asked(job)
-        request, warnings = job.request()
-        result = self.generator.generate(request, measure=self.measure)
-        return {
-            "name": job.name,
-            "files": self._write(job.name, result),
-            "asked": asked,
-            "request": result.request.settings(),
-            **without_files(result.packed_further),
-            "seeds": result.seeds,
-            "scores": [score.summary() for score in result.scores],
-            "remarks": [*warnings, *result.remarks],
-            "model": result.model,
-            "precision": result.precision,
-            "seconds": round(result.seconds, 3),
-        }
-
-    def _write(self, name: str, result: Result) -> list[str]:
-        """The hints as they are shown and the pictures; their paths below the folder."""
-        hints = result.all_shown
-        files = result_files(name, len(result.pictures), len(hints))
-        metadata = [*[None] * len(hints), *(result.metadata(k) for k in range(len(result.pictures)))]
-        for file, picture, text in zip(files, [*hints, *result.pictures], metadata, strict=True):
-            (self.folder / file).parent.mkdir(parents=True, exist_ok=True)
-            save_png(self.folder / file, picture, text)
-        return files
 
 
 def run_jobs(task: GenerateJobs, trainer: pl.Trainer) -> list[dict[str, Any]]:
@@ -142,42 +112,3 @@ def is_done(task: GenerateJobs, job: Job, entry: dict[str, Any] | None) -> bool:
         return False
     asked = json.loads(json.dumps(task.asked(job)))
     return entry.get("asked") == asked and all((task.folder / file).is_file() for file in entry["files"])
-
-
-def read_entries(folder: Path) -> list[dict[str, Any]]:
-    """All entries of the manifest and of parts that an interrupted run left; a line that a kill cut off
-    is not one.
-    """
-    entries = []
-    for path in [folder / MANIFEST, *sorted(folder.glob(f"{MANIFEST}.part*"))]:
-        if not path.is_file():
-            continue
-        for line in read_objects(path):
-            if line.problem or not isinstance(line.content.get("name"), str):
-                logger.warning("%s: line %d is damaged, its job is done again.", path, line.number)
-            else:
-                entries.append(line.content)
-    return entries
-
-
-def merge_manifest(folder: Path, names: Iterable[str]) -> list[dict[str, Any]]:
-    """Write the manifest anew, the named jobs first and in that order, and remove the parts.
-
-    Returns:
-        The entries of the named jobs.
-    """
-    latest = {entry["name"]: entry for entry in read_entries(folder)}
-    named = [latest.pop(name) for name in names if name in latest]
-    with atomic_write(folder / MANIFEST) as temporary:
-        Path(temporary).write_text("".join(json.dumps(entry) + "\n" for entry in [*named, *latest.values()]))
-    for part in folder.glob(f"{MANIFEST}.part*"):
-        part.unlink()
-    return named
-
-
-def append_entry(path: Path, entry: dict[str, Any]) -> None:
-    """One more line of a manifest or a part of one."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write("\n" + json.dumps(entry) + "\n")  # a killed run may have left half a line before
-        file.flush()
-        os.fsync(file.fileno())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from controlnet.generation.batch import append_entry, merge_manifest
+from controlnet.generation.entries import append_entry, merge_manifest
 from controlnet.generation.grid import Axis, Grid, note_of, read_axis
 from controlnet.generation.jobs import Job
 from controlnet.generation.png import save_png

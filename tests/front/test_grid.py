@@ -9,7 +9,7 @@ import pytest
 from front.small_page import draw
 
 from controlnet.commands import generate as tool_generate
-from controlnet.generation.batch import read_entries
+from controlnet.generation.entries import read_entries
 from controlnet.generation.grid import AXES, Axis, Grid, axis_of_object, generate_grid, read_axis
 from controlnet.generation.jobs import jobs_of_pictures
 from controlnet.generation.png import read_request, save_png
