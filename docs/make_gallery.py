@@ -23,7 +23,7 @@ from controlnet.generation.request import Request
 from controlnet.generation.sheet import compose_sheet
 from controlnet.pictures import read_picture
 from controlnet.storybook.dataset import HELD_OUT_SEED, Scene, draw_scene
-from controlnet.storybook.train_depth import RANGE
+from controlnet.storybook.hints import DEPTH_RANGE
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "gallery"
@@ -42,7 +42,7 @@ class DrawnDepth:
     """The depth that a scene was drawn with, in place of a network's."""
 
     def __init__(self, scene: Scene):
-        self.depth = scene.depth * RANGE
+        self.depth = scene.depth * DEPTH_RANGE
 
     def __call__(self, picture: np.ndarray, bg_th: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
         return depth_picture(self.depth), normal_picture(self.depth, bg_th=bg_th)

@@ -190,16 +190,18 @@ class Actions:
         Raises:
             RequestError, PictureError: values that cannot be used.
         """
-        settings = dict(zip(SETTINGS, values, strict=False))
         hint = self.brought(condition, label_map, drawing, kept)
-        return Request(
-            picture_of(input_image) if hint is None else None,
-            hint=hint,
-            per_sample_seeds=per_sample_seeds,
-            condition=condition,
-            options=self.own_options(condition, values[len(SETTINGS) :]),
-            **settings,
-        )
+        picture = picture_of(input_image) if hint is None else None
+        return Request(picture, hint=hint, **self.settings(condition, per_sample_seeds, values))
+
+    def settings(self, condition: str, per_sample_seeds: bool, values: Sequence[Any]) -> dict[str, Any]:
+        """All settings of a request by name, from the values of ``SETTINGS`` and of every option."""
+        return {
+            **dict(zip(SETTINGS, values, strict=False)),
+            "per_sample_seeds": per_sample_seeds,
+            "condition": condition,
+            "options": self.own_options(condition, values[len(SETTINGS) :]),
+        }
 
     def run(self, job: Job | None, *asked: Any) -> Iterator[tuple]:
         """Generate; ``asked`` are the values that ``request`` takes.

@@ -95,9 +95,16 @@ def check_value(block: Any, value: Any) -> None:
             )
     elif isinstance(block, gr.Textbox) and not isinstance(value, str):
         raise gr.Error(f"{label} must be text, got {short_repr(value)}.")
-    elif isinstance(block, gr.Image | gr.UploadButton) and value is not None and not is_file(value):
+    elif isinstance(block, gr.Image | gr.UploadButton | gr.File) and not are_files(block, value):
         raise gr.Error(f"{label} must be a file, {FILE}, got {short_repr(value)}.")
     client_utils.traverse(value, _check_file, client_utils.is_file_obj)
+
+
+def are_files(block: Any, value: Any) -> bool:
+    """Whether a value is a file, or as many as the component takes; there may be none."""
+    if getattr(block, "file_count", "single") != "single" and isinstance(value, list):
+        return all(map(is_file, value))
+    return value is None or is_file(value)
 
 
 def is_file(value: Any) -> bool:

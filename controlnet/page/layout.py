@@ -18,6 +18,7 @@ from controlnet.page.browser import browser_part
 from controlnet.page.editors.draw import drawing_board, show_drawing
 from controlnet.page.editors.label_map import label_map_editor, show_map
 from controlnet.page.examples import Example
+from controlnet.page.folder import FolderParts, lay_out_folder
 from controlnet.page.grid import GridParts, lay_out_grid, lay_out_sheet
 from controlnet.page.settings import SETTINGS
 from controlnet.page.uploads import picture_file
@@ -62,6 +63,7 @@ class Parts:
     copy_link: gr.Button
     examples: gr.Dataset
     grid: GridParts
+    folder: FolderParts
     desk: gr.HTML
     history: gr.HTML
     save_map: gr.Button
@@ -110,6 +112,7 @@ def lay_out(
             parts |= lay_out_hint(condition, generator.world, first)
             settings = lay_out_settings(generator.resolution, generator.guidance, condition)
             parts["grid"] = lay_out_grid()
+            parts["folder"] = lay_out_folder()
         with gr.Column(scale=5, min_width=340, elem_id="outcome"):
             prompt = gr.Textbox(
                 prompt_text, label="Prompt", lines=2, placeholder="a red house by a lake", elem_id="prompt"

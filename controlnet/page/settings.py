@@ -18,6 +18,11 @@ SETTINGS = (
 MAX_CELLS = 36
 """Pictures of one grid: it has the model for itself as long as they take."""
 
+MAX_FILES = 60
+"""Pictures that are worked on at once."""
+MAX_BYTES = 200_000_000
+"""Of those pictures together."""
+
 
 def page_ranges(resolution: int) -> dict[str, tuple[float, float]]:
     """Lowest and highest value of the page's numbers, the original's but for sizes, which go with the model's

@@ -35,6 +35,7 @@ from controlnet.page.events import (
     wire_end,
     wire_waiting,
 )
+from controlnet.page.folder import wire_folder
 from controlnet.page.grid import wire_grid
 from controlnet.page.layout import Parts, detect_text, upload_text
 from controlnet.page.restoring import Restoring
@@ -68,15 +69,16 @@ def wire(
     prompt: Any = parts.settings["prompt"]
     pressed = gr.on([parts.generate.click, prompt.submit], lambda: None, **INSTANT)
     running = [wire_run(parts, actions, session, started) for started in (pressed, loaded)]
-    making, keep = wire_grid(parts, actions, session)
+    batches = [wire_grid(parts, actions, session), wire_folder(parts, actions, session)]
     cancelled = parts.cancel.click(
         actions.cancel,
         session.job,
         [parts.status, parts.cancel],
-        cancels=[detecting, *running, making],
+        cancels=[detecting, *running, *(event for event, _ in batches)],
         **INSTANT,
     )
-    keep(cancelled)
+    for _, keep in batches:
+        keep(cancelled)
     # A visitor who waits is told the place in the line every second.
     parts.clock.tick(actions.wait, session.job, [parts.waiting, parts.clock], **INSTANT)
     wire_results(parts, session)
