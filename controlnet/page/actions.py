@@ -20,6 +20,7 @@ from controlnet.page.editors.draw import edited_drawing, show_drawing
 from controlnet.page.editors.label_map import edited_map, show_map
 from controlnet.page.examples import Example
 from controlnet.page.jobs import Job, Line, Pace
+from controlnet.page.panels import Panel, split
 from controlnet.page.results import gallery_items, same_aspect
 from controlnet.page.settings import SETTINGS
 from controlnet.page.uploads import one_line, opened, picture_of
@@ -56,14 +57,20 @@ class Actions:
         generator: makes the pictures.
         options: (condition, name) of every option, in the order in which their values arrive.
         examples: in the order in which they are shown.
+        panels: what adds to requests, in the order in which its values arrive, after the options.
     """
 
     def __init__(
-        self, generator: Generator, options: Sequence[tuple[str, str]], examples: Sequence[Example] = ()
+        self,
+        generator: Generator,
+        options: Sequence[tuple[str, str]],
+        examples: Sequence[Example] = (),
+        panels: Sequence[Panel] = (),
     ):
         self.generator = generator
         self.options = tuple(options)
         self.examples = tuple(examples)
+        self.panels = tuple(panels)
         self.line = Line()
         self.pace = Pace()
 
@@ -192,15 +199,27 @@ class Actions:
         """
         hint = self.brought(condition, label_map, drawing, kept)
         picture = picture_of(input_image) if hint is None else None
-        return Request(picture, hint=hint, **self.settings(condition, per_sample_seeds, values))
+        own, more = self._of_panels(values)
+        fields: dict[str, Any] = {}
+        for panel, given in zip(self.panels, more, strict=True):
+            fields |= panel.fields(given, input_image)
+        return Request(picture, hint=hint, **self.settings(condition, per_sample_seeds, own), **fields)
+
+    def _of_panels(self, values: Sequence[Any]) -> tuple[Sequence[Any], list[list[Any]]]:
+        """The values of ``SETTINGS`` and of every option, and those of each panel."""
+        count = len(SETTINGS) + len(self.options)
+        return values[:count], split(self.panels, values[count:])
 
     def settings(self, condition: str, per_sample_seeds: bool, values: Sequence[Any]) -> dict[str, Any]:
-        """All settings of a request by name, from the values of ``SETTINGS`` and of every option."""
+        """All settings of a request by name, from the values of ``SETTINGS`` and of every option, which
+        come first.
+        """
+        count = len(SETTINGS) + len(self.options)
         return {
             **dict(zip(SETTINGS, values, strict=False)),
             "per_sample_seeds": per_sample_seeds,
             "condition": condition,
-            "options": self.own_options(condition, values[len(SETTINGS) :]),
+            "options": self.own_options(condition, values[len(SETTINGS) : count]),
         }
 
     def run(self, job: Job | None, *asked: Any) -> Iterator[tuple]:

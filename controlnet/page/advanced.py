@@ -12,6 +12,7 @@ from controlnet.generation.request import (
     default_detect_resolution,
 )
 from controlnet.generation.samplers import SAMPLERS, USUAL
+from controlnet.generation.several import MODES
 from controlnet.page.settings import page_ranges
 
 
@@ -50,7 +51,7 @@ def lay_out_settings(resolution: int, guidance: float, condition: type[Condition
             ),
             **lay_out_steps(ranges["ddim_steps"]),
             "scale": gr.Slider(*ranges["scale"], value=guidance, step=0.1, label="Guidance Scale"),
-            **lay_out_guidance(),
+            **lay_out_parts(),
             "seed": gr.Slider(
                 *ranges["seed"], value=-1, step=1, label="Seed", info="-1 draws one", elem_id="seed"
             ),
@@ -70,17 +71,20 @@ def lay_out_steps(steps: tuple[float, float]) -> dict[str, gr.components.Compone
     }
 
 
-def lay_out_guidance() -> dict[str, gr.components.Component]:
-    """The interval of guidance, folded away."""
-    with gr.Accordion("Guidance in a part of the steps", open=False), gr.Row():
-        return {
-            "guidance_start": gr.Slider(
-                *RANGES["guidance_start"], value=0.0, step=0.05, label="From", info="share of the steps"
-            ),
-            "guidance_end": gr.Slider(
-                *RANGES["guidance_end"], value=1.0, step=0.05, label="To", info="half the work outside"
-            ),
-        }  # fmt: skip
+def lay_out_parts() -> dict[str, gr.components.Component]:
+    """In which part of the run there is guidance and control, folded away, and how the control stands to the
+    prompt.
+    """
+    parts: dict[str, gr.components.Component] = {}
+    for name, said in (("guidance", "half the work outside"), ("control", "no work for it outside")):
+        with gr.Accordion(f"{name.capitalize()} in a part of the steps", open=False), gr.Row():
+            for end, value, info in (("start", 0.0, "share of the steps"), ("end", 1.0, said)):
+                key = f"{name}_{end}"
+                label = "From" if end == "start" else "To"
+                parts[key] = gr.Slider(*RANGES[key], value=value, step=0.05, label=label, info=info)
+    modes = [(title, mode) for mode, title in MODES.items()]
+    parts["control_mode"] = gr.Dropdown(modes, value="balanced", label="Control Mode")
+    return parts
 
 
 def option_component(option: Option) -> gr.components.Component:

@@ -76,7 +76,7 @@ def build_page(
     with Page(title=title, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
         heading = (title, *model_note(generator), files_note(generator))
         parts = lay_out(heading, generator, opened_on, examples, first)
-        wire(page, parts, Actions(generator, list(parts.options), examples), opened_on)
+        wire(page, parts, Actions(generator, list(parts.options), examples, parts.panels), opened_on)
     return page
 
 

@@ -54,7 +54,7 @@ def asked(parts: Parts) -> list[gr.components.Component]:
     """The components whose values `Actions.request` takes."""
     return [
         parts.condition, parts.input_image, parts.label_map, parts.drawing, parts.kept_hint, parts.own_seeds,
-        *parts.setting_list, *parts.options.values(),
+        *parts.setting_list, *parts.options.values(), *parts.panel_inputs,
     ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -20,7 +21,9 @@ from controlnet.page.editors.label_map import label_map_editor, show_map
 from controlnet.page.examples import Example
 from controlnet.page.folder import FolderParts, lay_out_folder
 from controlnet.page.grid import GridParts, lay_out_grid, lay_out_sheet
+from controlnet.page.panels import Panel
 from controlnet.page.settings import SETTINGS
+from controlnet.page.several import lay_out_several
 from controlnet.page.uploads import picture_file
 
 SHAPES = ("square", "landscape", "portrait")
@@ -68,6 +71,18 @@ class Parts:
     history: gr.HTML
     save_map: gr.Button
     save_indices: gr.Button
+    panels: list[Panel]
+    """Folded parts that add to requests."""
+
+    @property
+    def panel_inputs(self) -> list[gr.components.Component]:
+        """The components of all panels whose values requests are made of."""
+        return [component for panel in self.panels for component in panel.inputs]
+
+    @property
+    def panel_outputs(self) -> list[Any]:
+        """The components of all panels that come back with a request."""
+        return [component for panel in self.panels for component in panel.outputs]
 
     @property
     def hint(self) -> list[gr.components.Component]:
@@ -110,6 +125,7 @@ def lay_out(
             )
             parts |= lay_out_source(condition, examples, first)
             parts |= lay_out_hint(condition, generator.world, first)
+            parts["panels"] = [lay_out_several(generator, condition)]
             settings = lay_out_settings(generator.resolution, generator.guidance, condition)
             parts["grid"] = lay_out_grid()
             parts["folder"] = lay_out_folder()

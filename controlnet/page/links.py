@@ -15,6 +15,7 @@ import numpy as np
 
 from controlnet.generation.packing import unpack_hint
 from controlnet.generation.request import Request, RequestError, request_from_settings, setting_type
+from controlnet.generation.several_files import unpacked
 
 _MAX_HINT_TEXT = 60_000  # browsers carry more, but not every place that a link is pasted into does
 _MAX_FRAGMENT = 200_000
@@ -23,9 +24,14 @@ _DEFAULTS = {
 }
 
 
-def link_fragment(request: Request, packed_hint: Mapping[str, Any], model: str = "") -> str:
+def link_fragment(
+    request: Request,
+    packed_hint: Mapping[str, Any],
+    model: str = "",
+    packed_further: Mapping[str, Any] | None = None,
+) -> str:
     """What follows the ``#``: every setting that differs from its default, the name of the model, and the
-    hint where it is not too large.
+    hints and regions where they are not too large together.
     """
     settings = request.settings()
     options = settings.pop("options")
@@ -37,14 +43,17 @@ def link_fragment(request: Request, packed_hint: Mapping[str, Any], model: str =
         fields["options"] = json.dumps(options)
     if model:
         fields["model"] = model
-    if len(packed_hint["labels"]) <= _MAX_HINT_TEXT:
+    beside: dict[str, Any] = {name: json.dumps(value) for name, value in (packed_further or {}).items()}
+    if len(packed_hint["labels"]) + sum(map(len, beside.values())) <= _MAX_HINT_TEXT:
+        fields |= beside
         size = [packed_hint["width"], packed_hint["height"], packed_hint.get("channels")]
         fields["hint"] = f"{'x'.join(str(side) for side in size if side)}.{packed_hint['labels']}"
     return urlencode(fields)
 
 
-def read_fragment(fragment: str) -> tuple[dict[str, Any], np.ndarray | None, str]:
-    """The settings, the hint (or None) and the model (or nothing) of a link; nothing in it is trusted.
+def read_fragment(fragment: str) -> tuple[Request, np.ndarray | None, str]:
+    """The request, its hint (or None, where something else stands in) and the model (or nothing) of a link;
+    nothing in it is trusted.
 
     Links of earlier versions, whose hint is called ``map`` and which name no model, are read too.
 
@@ -60,10 +69,20 @@ def read_fragment(fragment: str) -> tuple[dict[str, Any], np.ndarray | None, str
     model = fields.pop("model", "")
     text = fields.pop("hint", fields.pop("map", None))
     hint = None if text is None else _hint_of(text)
+    beside: dict[str, Any] = {
+        name: _object(name, fields.pop(name)) for name in ("region", "further") if name in fields
+    }
     settings = {name: _typed(name, value) for name, value in fields.items()}
     settings.setdefault("prompt", "")
-    standing_in = None if hint is not None else np.zeros((64, 64, 3), np.uint8)
-    return request_from_settings(settings, standing_in, hint).settings(), hint, model
+    standing_in = np.zeros((64, 64, 3), np.uint8)  # further controls without a hint have the page's picture
+    return request_from_settings(settings, standing_in, hint, **unpacked(beside)), hint, model
+
+
+def _object(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise RequestError(f"This link says {name}={text[:80]}, which cannot be read.") from None
 
 
 def _hint_of(text: str) -> np.ndarray:

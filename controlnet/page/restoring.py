@@ -14,6 +14,7 @@ from controlnet.generation.request import Request, RequestError
 from controlnet.page import view
 from controlnet.page.actions import Actions
 from controlnet.page.links import read_fragment
+from controlnet.page.panels import split
 from controlnet.page.settings import SETTINGS, fitted_to_page
 from controlnet.page.uploads import is_uploaded, one_line, opened
 
@@ -22,7 +23,7 @@ _MAX_WORK = 20_000_000  # characters: a map of 1024x1024 pixels takes 4 million 
 
 class Restoring:
     """Functions that fill the page. Each returns the condition, the values of ``SETTINGS``, own seeds, every
-    option, the picture, the four values of the hint, the gallery, and the status.
+    option, what fills the panels, the picture, the four values of the hint, the gallery, and the status.
     """
 
     def __init__(self, actions: Actions):
@@ -45,15 +46,17 @@ class Restoring:
         try:
             return function(*values)
         except Exception as error:
-            unchanged = len(SETTINGS) + len(self.actions.options) + 8
+            panels = sum(len(panel.outputs) for panel in self.actions.panels)
+            unchanged = len(SETTINGS) + len(self.actions.options) + panels + 8
             return *(gr.skip(),) * unchanged, view.message_html(one_line(error), "error")
 
     def _of_link(self, fragment: str) -> list[Any]:
-        settings, hint, model = read_fragment(fragment)
-        settings, difference = fitted_to_page(settings, model, self.generator)
+        request, hint, model = read_fragment(fragment)
+        settings, difference = fitted_to_page(request.settings(), model, self.generator)
         text = "From a link. Press Generate to repeat its picture"
         text += "." if hint is not None else ", with its source."
-        return self._filled(settings, hint, f"From a link. {difference}" if difference else text)
+        text = f"From a link. {difference}" if difference else text
+        return self._filled(request, settings, hint, text)
 
     def _of_pictures(self, paths: Sequence[str], whole: bool) -> list[Any]:
         """``whole`` asks for the batch, else one picture of it is meant where it has a seed of its own."""
@@ -67,10 +70,19 @@ class Restoring:
             settings |= {"seed": content.get("seed", request.seed), "num_samples": 1}
         settings, difference = fitted_to_page(settings, str(content.get("model", "")), self.generator)
         text = f"Everything is as it was for this picture. {difference}".strip()
-        return self._filled(settings, request.hint, text, list(paths))
+        return self._filled(request, settings, request.hint, text, list(paths))
+
+    def panels_filled(self, request: Request | None) -> list[Any]:
+        """What fills the panels for a request, or empties them."""
+        return [value for panel in self.actions.panels for value in panel.filled(request)]
 
     def _filled(
-        self, settings: Mapping[str, Any], hint: np.ndarray | None, text: str, gallery: list | None = None
+        self,
+        request: Request,
+        settings: Mapping[str, Any],
+        hint: np.ndarray | None,
+        text: str,
+        gallery: list | None = None,
     ) -> list[Any]:
         options = [
             settings["options"].get(name, gr.skip()) if owner == settings["condition"] else gr.skip()
@@ -82,7 +94,8 @@ class Restoring:
             shown = self.actions.show(condition, self.generator.hint(Request(None, hint=hint, **settings)))
         return [
             settings["condition"], *(settings[name] for name in SETTINGS), settings["per_sample_seeds"],
-            *options, gr.skip(), *shown, gallery or gr.skip(), view.message_html(text),
+            *options, *self.panels_filled(request), gr.skip(), *shown, gallery or gr.skip(),
+            view.message_html(text),
         ]  # fmt: skip
 
     def _of_work(self, text: str) -> list[Any]:
@@ -95,14 +108,21 @@ class Restoring:
             work = json.loads(text)
             values, picture = list(work["values"]), work.get("picture")
             condition, settings, rest = values[0], values[1 : len(SETTINGS) + 1], values[len(SETTINGS) + 1 :]
-            own_seeds, *options, label_map, drawing = rest
+            panels = self.actions.panels
+            end = len(rest) - sum(len(panel.inputs) for panel in panels)
+            own_seeds, *options, label_map, drawing = rest[:end]
             _check_values(condition, settings, own_seeds, options, len(self.actions.options))
+            more = [
+                value
+                for panel, own in zip(panels, split(panels, rest[end:]), strict=True)
+                for value in panel.kept(own)
+            ]
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise RequestError(f"What the browser kept cannot be read ({error}).") from None
         there = isinstance(picture, str) and is_uploaded(picture)
         return [
-            condition, *settings, own_seeds, *options, picture if there else gr.skip(), label_map, drawing,
-            gr.skip(), gr.skip(), gr.skip(), gr.skip(),
+            condition, *settings, own_seeds, *options, *more, picture if there else gr.skip(), label_map,
+            drawing, gr.skip(), gr.skip(), gr.skip(), gr.skip(),
         ]  # fmt: skip
 
 

@@ -91,7 +91,9 @@ def compare(
 
 def link(result: Result | None) -> str:
     """The fragment of the address that repeats the result."""
-    return "" if result is None else link_fragment(result.request, result.packed_hint, result.model)
+    if result is None:
+        return ""
+    return link_fragment(result.request, result.packed_hint, result.model, result.packed_further)
 
 
 def use_seed(result: Result | None, index: int, batch: Batch | None = None) -> tuple[Any, ...]:

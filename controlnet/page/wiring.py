@@ -90,14 +90,24 @@ def wire_kept(parts: Parts, restoring: Restoring) -> None:
     later. Every change of the work is told to the browser, and goes to no server.
     """
     own = [parts.condition, *parts.setting_list, parts.own_seeds, *parts.options.values()]
-    filled = [*own, parts.input_image, *parts.hint, parts.gallery, parts.status]
+    filled = [
+        *own, *parts.panel_outputs, parts.input_image, *parts.hint, parts.gallery, parts.status
+    ]  # fmt: skip
     parts.desk.open(restoring.opened, None, filled, **ASIDE)
     parts.desk.restore(restoring.dropped, None, filled, **ASIDE)
     fresh = [part.value for part in own[1:]]
-    emptied = [*own[1:], parts.input_image, *parts.hint, parts.gallery, parts.scores, parts.status]
-    parts.desk.new(lambda: ["", *fresh[1:], None, *[None] * 4, None, "", ""], None, emptied, **INSTANT)
-    work = [parts.input_image, *own, parts.label_map, parts.drawing]
-    changes = [getattr(part, "change") for part in work]  # noqa: B009 - every one of these has it
+    emptied = [
+        *own[1:], *parts.panel_outputs, parts.input_image, *parts.hint, parts.gallery, parts.scores,
+        parts.status,
+    ]  # fmt: skip
+    parts.desk.new(
+        lambda: ["", *fresh[1:], *restoring.panels_filled(None), None, *[None] * 4, None, "", ""],
+        None,
+        emptied,
+        **INSTANT,
+    )
+    work = [parts.input_image, *own, parts.label_map, parts.drawing, *parts.panel_inputs]
+    changes = [part.change for part in work if hasattr(part, "change") and not isinstance(part, gr.State)]
     gr.on(changes, None, work, js=emit("work"), **INSTANT)
     prompt: Any = parts.settings["prompt"]
     prompt.change(None, prompt, js=emit("prompt"), **INSTANT)
@@ -125,6 +135,8 @@ def wire_run(parts: Parts, actions: Actions, session: Session, started):
         **QUIET,
     )
     wire_end(parts, actions, session, running)
+    for panel in parts.panels:
+        panel.follow(running, session.result)
     wire_after(parts, session, running)
     return running
 

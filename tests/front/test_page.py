@@ -235,7 +235,8 @@ def test_links_carry_settings_and_map(house_map):
         None, "a & b = c # 1 %", hint=house_map, seed=9, guess_mode=True, scale=4.5, n_prompt="",
         sampler="unipc", guidance_start=0.1, guidance_end=0.8,
     )  # fmt: skip
-    settings, labels, _ = read_fragment("#" + link_fragment(request, pack_hint(house_map)))
+    read, labels, _ = read_fragment("#" + link_fragment(request, pack_hint(house_map)))
+    settings = read.settings()
     assert settings == request.settings()
     np.testing.assert_array_equal(labels, house_map)
 

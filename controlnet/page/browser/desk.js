@@ -72,6 +72,7 @@ addEventListener("dragover", (event) => event.dataTransfer?.types.includes("File
 addEventListener("drop", async (event) => {
   const file = event.dataTransfer?.files[0];
   if (!file) return;
+  if (event.target.closest?.("#more-controls [data-testid=image]")) return; // a picture of that control
   event.preventDefault(); // else the browser would leave the page for the file
   event.stopPropagation();
   event.target.dispatchEvent(new DragEvent("dragleave", { bubbles: true })); // what was marked as a target is none
