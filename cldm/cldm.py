@@ -19,6 +19,7 @@ from ldm.models.diffusion.guidance import SHARED_HALVES, takes_joined_conditions
 from ldm.models.diffusion.image_log import log_latent_images
 from ldm.modules.diffusionmodules.openaimodel import TimestepEmbedSequential, UNetModel, UNetParts
 from ldm.modules.diffusionmodules.util import conv_nd, timestep_embedding, zero_module
+from ldm.modules.regional import context_of
 from ldm.modules.sharing import added
 from ldm.util import instantiate_from_config
 
@@ -240,9 +241,9 @@ class ControlLDM(LatentDiffusion):
                 only. Optional: ``control_scales``; ``control_model``, a `ControlNet` that steers instead of
                 the model's own; ``hint_embedding`` as `prepare_condition` adds it; and what
                 `cldm.steering.steering` reads. ``further_controls`` is a list of mappings with these keys but
-                ``c_crossattn``: their outputs are added.
+                ``c_crossattn``: their outputs are added. ``regional_prompts``: see `RegionalPrompts`.
         """
-        context = torch.cat(list(cond["c_crossattn"]), dim=1)
+        context: Any = context_of(cond)
         control = control_outputs(self, x_noisy, t, context, cond)
         unet = self.model.diffusion_model
         if cond.get(SHARED_HALVES) and type(unet).forward is ControlledUnetModel.forward:

@@ -21,6 +21,7 @@ from controlnet.conditions import all_conditions, find_condition
 from controlnet.generation.memory import decode_tiled
 from controlnet.generation.samplers import SAMPLERS
 from controlnet.generation.sampling import Control, control_scales, guided_conditions, sample_latents
+from controlnet.generation.words import regional_prompts
 from ldm.models.diffusion import ddim
 from ldm.util import instantiate_from_config
 
@@ -86,6 +87,20 @@ def test_several_controls_in_parts_of_run_and_picture(model, name):
             generator=None,
             guidance_interval=(0.0, 0.5),
         )
+    assert latents.device == META and latents.shape == (2, 4, 8, 8)
+
+
+def test_prompts_with_weights_and_for_classes(model):
+    labels = np.zeros((64, 64), np.uint8)
+    with torch.inference_mode():
+        local = regional_prompts(model, {"wall": "a (b:1.2)"}, labels, 2, (8, 8), added="c", syntax=True)
+        assert local.texts.device == local.shares.device == META
+        picture, scales = np.zeros((64, 64, 3), np.uint8), control_scales(1.0, 13)
+        cond, uncond = guided_conditions(
+            model, picture, ["a (b:1.2) BREAK c"] * 2, [""] * 2, scales, prompt_syntax=True, regional=local
+        )
+        assert cond["c_crossattn"][0].shape == uncond["c_crossattn"][0].shape == (2, 154, 32)
+        latents = sample_latents(model, cond, uncond, steps=2, scale=9.0, generator=None)
     assert latents.device == META and latents.shape == (2, 4, 8, 8)
 
 

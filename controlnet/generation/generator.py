@@ -16,6 +16,7 @@ import torch
 
 from cldm.cldm import ControlLDM
 from controlnet.conditions import DEFAULT, Condition, Hint, Score, find_condition
+from controlnet.generation.class_prompts import with_class_map
 from controlnet.generation.controls import Controls
 from controlnet.generation.devices import precision_name
 from controlnet.generation.memory import MemorySaver, attempt, smaller_sizes
@@ -29,6 +30,7 @@ from controlnet.generation.several_files import packed
 from controlnet.generation.several_run import acting, completed, run_controls, throughout
 from controlnet.generation.sizes import resized, result_size
 from controlnet.generation.watcher import GenerationError, Step, Watcher, cure
+from controlnet.generation.words import cut_remarks, regional_of
 from controlnet.generation.world import World
 
 logger = logging.getLogger(__name__)
@@ -185,7 +187,9 @@ class Generator:
             hint = self._hint(request)
             control = condition.control(hint)
             pictures = self._draw(
-                request, control, Watcher(on_step, should_stop, self.model.control_model.dtype)
+                with_class_map(request, hint),
+                control,
+                Watcher(on_step, should_stop, self.model.control_model.dtype),
             )
             scores = [self._score(request, hint, picture) for picture in pictures] if measure else []
             seconds = time.perf_counter() - started
@@ -196,7 +200,11 @@ class Generator:
             control,
             condition.show(hint),
             tuple(score for score in scores if score is not None),
-            (*condition.remarks(hint, request.input_image), *not_learned),
+            (
+                *condition.remarks(hint, request.input_image),
+                *not_learned,
+                *cut_remarks(self.model, request),
+            ),
             seconds,
             self.name,
             self.precision,
@@ -263,6 +271,8 @@ class Generator:
                 guidance_start=0.0,
                 guidance_end=1.0,
                 **throughout(request),
+                class_prompts={},
+                class_map=None,
             )
             width, height = result_size(trial)
             control = np.zeros((height, width, 3), np.uint8)
@@ -297,6 +307,8 @@ class Generator:
                     window=first.window,
                     region=first.region,
                     further=further,
+                    prompt_syntax=request.prompt_syntax,
+                    regional=regional_of(model, request, *control.shape[:2]),
                 )
             own = [model.control_model] if None in networks else []
             with saver.working(*own, *beside, model.model):

@@ -20,6 +20,7 @@ from controlnet.generation.checks import (
     checked_picture,
     short_repr,
 )
+from controlnet.generation.class_prompts import check_class_map, checked_class_prompts
 from controlnet.generation.samplers import DEFAULT_SAMPLER, SAMPLERS
 from controlnet.generation.several import FurtherControl, checked_several
 
@@ -31,8 +32,8 @@ DEFAULT_N_PROMPT = (
 
 _BY_MODEL = ("image_resolution", "detect_resolution", "scale")
 _TEXTS = ("prompt", "a_prompt", "n_prompt", "condition", "sampler", "control_mode")
-_SWITCHES = ("guess_mode", "per_sample_seeds")
-_ARRAYS = ("input_image", "hint", "region", "further")
+_SWITCHES = ("guess_mode", "per_sample_seeds", "prompt_syntax")
+_ARRAYS = ("input_image", "hint", "region", "further", "class_map")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,11 @@ class Request:
             "control" for all controls.
         region: where in the picture the control acts, uint8 ``[h, w]``, 255 for all of it.
         further: controls beside this one.
+        class_prompts: prompts for single classes of the map, by name or index, or in one text ``house: red
+            brick; sky: stormy evening``; ``a_prompt`` is appended to each.
+        class_map: class indices uint8 ``[h, w]`` of the picture, where ``hint`` is not of ``seg``.
+        prompt_syntax: read ``(word:1.3)``, ``[word]`` and ``BREAK`` in all prompts, and take prompts of any
+            length.
 
     Raises:
         RequestError: a value of the wrong type, out of range, or not finite; an empty or oversized picture.
@@ -100,6 +106,9 @@ class Request:
     control_mode: str = "balanced"
     region: np.ndarray | None = None
     further: Sequence[FurtherControl] = ()
+    class_prompts: Mapping[str, str] = field(default_factory=dict)
+    class_map: np.ndarray | None = None
+    prompt_syntax: bool = False
 
     def __post_init__(self) -> None:
         for name in _TEXTS:
@@ -124,6 +133,8 @@ class Request:
         self._check_sampling()
         for name, value in checked_several(self).items():
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "class_prompts", checked_class_prompts(self.class_prompts))
+        check_class_map(self)
 
     def _check_sampling(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -208,7 +219,7 @@ def setting_names() -> tuple[str, ...]:
 
 
 def setting_type(name: str) -> type:
-    """int, float, str, bool, or dict for the options of a condition."""
+    """int, float, str, bool, or dict for what has names of its own."""
     if name in RANGES:
         return int if name in INTEGERS else float
     return str if name in _TEXTS else bool if name in _SWITCHES else dict

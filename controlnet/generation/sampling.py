@@ -16,6 +16,7 @@ from torch import Tensor
 from cldm.cldm import ControlLDM, ControlNet
 from controlnet.generation.request import Request
 from controlnet.generation.samplers import DEFAULT_SAMPLER, SAMPLERS
+from controlnet.generation.words import encode_halves
 from ldm.models.diffusion.guidance import (
     FURTHER,
     REGION,
@@ -24,6 +25,7 @@ from ldm.models.diffusion.guidance import (
     knows_joined_conditions,
 )
 from ldm.models.diffusion.sampler import Sampler
+from ldm.modules.regional import REGIONAL, RegionalPrompts
 
 GUESS_MODE_DECAY = 0.825
 WHOLE_RUN = (0.0, 1.0)
@@ -63,6 +65,8 @@ def guided_conditions(
     window: tuple[float, float] = WHOLE_RUN,
     region: np.ndarray | None = None,
     further: Sequence[Control] = (),
+    prompt_syntax: bool = False,
+    regional: RegionalPrompts | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Both halves of classifier-free guidance.
 
@@ -71,25 +75,31 @@ def guided_conditions(
         control, scales, guess_mode, network, window, region: the first control, see `Control`.
         prompts, negative_prompts: N texts each.
         further: what steers beside it.
+        prompt_syntax: read weights and breaks in the prompts, see ``ldm.modules.encoders.prompt_syntax``.
+        regional: prompts for parts of the picture, for the conditional half.
 
     Returns:
-        condition and unconditional condition: text ``[N, 77, D]``, hint ``[N, 3, H, W]`` in [0, 1].
+        condition and unconditional condition: text ``[N, 77, D]`` (both in as many chunks of 77 as the longer
+        one needs, with ``prompt_syntax``), hint ``[N, 3, H, W]`` in [0, 1].
 
     Raises:
-        ValueError: further controls for a model with an ``apply_model`` of its own, which would not see them.
+        ValueError: further controls or regional prompts for a model with an ``apply_model`` of its own, which
+            would not see them; ``prompt_syntax`` for a text encoder of somebody's own.
     """
-    text = model.get_learned_conditioning(list(prompts))
-    negative = model.get_learned_conditioning(list(negative_prompts))
+    text, negative = encode_halves(model, prompts, negative_prompts, prompt_syntax)
     first = Control(control, scales, guess_mode, network, window, region)
-    more = window != WHOLE_RUN or region is not None or further
+    more = window != WHOLE_RUN or region is not None or further or regional is not None
     if more and not knows_joined_conditions(model):
         name = type(model).__name__
         raise ValueError(
             f"{name} has an apply_model of its own, which takes one control throughout: leave out "
-            "further controls, windows and regions, or mark it with takes_joined_conditions"
+            "further controls, windows, regions and prompts for parts, or mark it with "
+            "takes_joined_conditions"
         )
     cond, uncond = _halves(first, text)
     cond["c_crossattn"], uncond["c_crossattn"] = [text], [negative]
+    if regional is not None:
+        cond[REGIONAL] = regional
     if further:
         cond[FURTHER], uncond[FURTHER] = map(
             list, zip(*(_halves(each, text) for each in further), strict=True)

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 
+from controlnet.conditions import DEFAULT
 from controlnet.generation.packing import unpack_hint
 from controlnet.generation.request import Request, RequestError, request_from_settings, setting_type
 from controlnet.generation.several_files import unpacked
@@ -20,7 +21,9 @@ from controlnet.generation.several_files import unpacked
 _MAX_HINT_TEXT = 60_000  # browsers carry more, but not every place that a link is pasted into does
 _MAX_FRAGMENT = 200_000
 _DEFAULTS = {
-    field.name: field.default for field in dataclasses.fields(Request) if field.name not in ("options",)
+    field.name: {} if field.default is dataclasses.MISSING else field.default
+    for field in dataclasses.fields(Request)
+    if field.name != "options"
 }
 
 
@@ -39,6 +42,8 @@ def link_fragment(
     fields = {
         name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()
     }
+    if request.class_prompts and request.condition != DEFAULT:
+        del fields["class_prompts"]  # without the map that they are about
     if options:
         fields["options"] = json.dumps(options)
     if model:

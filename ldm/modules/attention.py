@@ -14,6 +14,7 @@ from torch import nn
 
 from ldm.modules.diffusionmodules.util import checkpoint as run_checkpointed
 from ldm.modules.diffusionmodules.util import zero_module
+from ldm.modules.regional import RegionalContext
 from ldm.modules.sharing import rows_like
 from ldm.util import default, exists  # noqa: F401 - people import both from here
 
@@ -99,7 +100,8 @@ class CrossAttention(nn.Module):
     """Multi-head attention from ``x`` to ``context``, or to itself where there is none.
 
     Shapes: x ``[B, N, query_dim]``, context ``[B, M, context_dim]`` -> ``[B, N, query_dim]``. What a bool
-    ``mask [B, M]`` has as False is not looked at.
+    ``mask [B, M]`` has as False is not looked at. The context may be a
+    `RegionalContext`.
 
     Attributes:
         scale: factor of the scores, 1 / sqrt(dim_head).
@@ -130,12 +132,29 @@ class CrossAttention(nn.Module):
         self, x: torch.Tensor, context: torch.Tensor | None = None, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         context = default(context, x)
-        q, k, v = (
-            self._split_heads(tensor) for tensor in (self.to_q(x), self.to_k(context), self.to_v(context))
-        )
+        whole = context.whole if isinstance(context, RegionalContext) else context
+        q, k, v = (self._split_heads(tensor) for tensor in (self.to_q(x), self.to_k(whole), self.to_v(whole)))
         seen = None if mask is None else mask.flatten(1)[:, None, None]  # [B, 1, 1, M]
         out = attend(q, k, v, self.slice_size, self.scale, seen)  # [B, heads, N, d]
+        if isinstance(context, RegionalContext):
+            out = self._with_prompts_of_places(q, out, context)
         return self.to_out(out.transpose(1, 2).flatten(2))  # [B, N, query_dim]
+
+    def _with_prompts_of_places(
+        self, q: torch.Tensor, out: torch.Tensor, text: RegionalContext
+    ) -> torch.Tensor:
+        """What queries found in the whole text, ``[B, heads, N, d]`` both, and where other texts hold in
+        those.
+        """
+        rows = len(text.prompts)
+        whole, q = out[:rows], q[:rows]
+        blended = whole
+        keys, values = text.prompts.keys_and_values(self)  # [rows or 1, K, L, heads * d]
+        for k, v, weight in zip(keys.unbind(1), values.unbind(1), text.weights.unbind(1), strict=True):
+            k, v = (self._split_heads(tensor).expand(rows, -1, -1, -1) for tensor in (k, v))
+            found = attend(q, k, v, self.slice_size, self.scale)
+            blended = blended + weight[:, None, :, None] * (found - whole)
+        return torch.cat([blended, out[rows:]])
 
     def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
         """``[B, N, heads * d] -> [B, heads, N, d]``."""
@@ -255,6 +274,8 @@ class SpatialTransformer(nn.Module):
         block.
         """
         height, width = x.shape[-2:]
+        if isinstance(context, RegionalContext):
+            context = context.seen_from(height, width)
         contexts = context if isinstance(context, list | tuple) else [context] * len(self.transformer_blocks)
         h = self.norm(x)  # [B, C, H, W]
         if not self.use_linear:

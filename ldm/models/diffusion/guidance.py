@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from ldm.modules.regional import REGIONAL
+
 PLAIN = "plain_networks"
 """Key of a condition: whether its networks may compute once what both halves of guidance have in common."""
 
@@ -114,7 +116,7 @@ def join_conditions(cond: Any, uncond: Any) -> Any:
         elif (
             key in _OF_BOTH_HALVES
             or value is None
-            or (other is None and key in ("c_concat", "hint_embedding"))
+            or (other is None and key in ("c_concat", "hint_embedding", REGIONAL))
         ):
             joined[key] = value
         else:

@@ -105,10 +105,10 @@ class TextEncoder(AbstractEncoder):
         """Token ids, int64 ``[B, chunks, max_length]``: 3 chunks for ``long_prompts="chunk"``, else 1."""
         start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         room = self.max_length - 2
-        chunks = CHUNKS if self.long_prompts == "chunk" else 1
+        chunks = self.chunk_count
         rows = []
         for prompt in [text] if isinstance(text, str) else text:
-            ids = self._ids(self.clean(prompt))
+            ids = self.ids(prompt)
             if len(ids) > chunks * room:
                 lost = self.tokenizer.decode([token for token in ids[chunks * room :] if token >= 0])
                 logger.warning("prompt cut after %d tokens; lost: %r", chunks * room, lost)
@@ -116,10 +116,16 @@ class TextEncoder(AbstractEncoder):
             rows.append([[start, *part, end] + [self.pad_token_id] * (room - len(part)) for part in parts])
         return torch.tensor(rows)
 
-    def _ids(self, prompt: str) -> list[int]:
-        ids = []
-        for text, learned in self.words.split(prompt):
-            ids += [*self.tokenizer(text, add_special_tokens=False)["input_ids"], *learned]
+    @property
+    def chunk_count(self) -> int:
+        """How many chunks of ``max_length`` every prompt is encoded in."""
+        return CHUNKS if self.long_prompts == "chunk" else 1
+
+    def ids(self, text: str) -> list[int]:
+        """The tokens of a text, without start and end; negative ones are learned."""
+        ids: list[int] = []
+        for part, learned in self.words.split(self.clean(text)):
+            ids += [*self.tokenizer(part, add_special_tokens=False)["input_ids"], *learned]
         return ids
 
     def add_embedding(self, names: Sequence[str], vectors: torch.Tensor) -> None:
