@@ -23,6 +23,7 @@ from cog import BasePredictor, Input, Path
 from cog.input import FieldInfo
 
 from controlnet.conditions import all_conditions, find_condition
+from controlnet.generation.class_prompts import read_class_map
 from controlnet.generation.generator import Generator
 from controlnet.generation.options import add_model_arguments, generator_from_options
 from controlnet.generation.packing import read_hint
@@ -136,6 +137,15 @@ class Predictor(BasePredictor):
         further_region: Optional[Path] = Input(
             description="A picture that is white where it acts", default=None
         ),
+        class_prompts: str = Input(
+            description="Prompts for classes of the map: house: red brick; sky: a storm", default=""
+        ),
+        class_map: Optional[Path] = Input(
+            description="A map of the classes, where the model is not steered by one", default=None
+        ),
+        prompt_syntax: bool = Input(
+            description="Read (word:1.3), [word] and BREAK in prompts of any length", default=False
+        ),
     ) -> list[Path]:
         """The hints first, then the pictures, each a PNG that carries its request."""
         given = dict(locals())
@@ -148,6 +158,9 @@ class Predictor(BasePredictor):
         further = self._further(
             {name[8:]: values.pop(name) for name in list(values) if name[:8] == "further_"}
         )
+        classes = values.pop("class_map")
+        if classes is not None:
+            values["class_map"] = read_class_map(local_file("class_map", classes))
         every = {option.name: values.pop(option.name, None) for option in OPTIONS}
         options = {option.name: every[option.name] for option in condition.options if option.original}
         seed = -1 if values["seed"] is None else values["seed"]

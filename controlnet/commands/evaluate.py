@@ -31,7 +31,8 @@ from controlnet.evaluate.evaluation import (
     steered,
     with_hints,
 )
-from controlnet.evaluate.grid import sheet
+from controlnet.evaluate.grid import sheet, stack
+from controlnet.evaluate.per_class import compare_ways
 from controlnet.generation.devices import ModelError, find_device
 from controlnet.generation.generator import Generator
 from controlnet.generation.loading import load_generator
@@ -71,6 +72,11 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     parser.add_argument(
         "--detector-only", action="store_true", help="score the detector alone; needs no model"
     )
+    parser.add_argument(
+        "--per-class",
+        action="store_true",
+        help="name the colours of two or three things in one sentence, and in a prompt for each class",
+    )
     parser.add_argument("--json", type=Path, help="file for the scores")
     parser.add_argument("--grid", type=Path, help="PNG for a sheet of pictures to look at")
     options = parser.parse_args(arguments)
@@ -103,9 +109,14 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
 def print_scores(scores: Mapping[str, Any]) -> None:
     """A line for each score, and for several conditions a table."""
     for name, value in scores.items():
-        if name == "conditions":
+        if name in ("conditions", "ways"):
             continue
         print(f"{name:18} {value:.4f}" if isinstance(value, float) else f"{name:18} {value}")
+    if ways := scores.get("ways"):
+        aspects = list(dict.fromkeys(name for way in ways.values() for name in way))
+        print(" ".join([f"{'named':22}", *(f"{aspect:>8}" for aspect in aspects)]))
+        for name, way in ways.items():
+            print(" ".join([f"{name:22}", *(f"{way.get(aspect, 0):8.4f}" for aspect in aspects)]))
     if table := scores.get("conditions"):
         columns = ("control_miou", "of_seg", "prompt_accuracy", "adherence")
         print(" ".join([f"{'condition':18}", *(f"{column:>15}" for column in columns)]))
@@ -128,7 +139,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     files = files_from_options(options)
     generator = load_generator(files, options.device, options.precision, compiles=options.compile)
     model, detector = generator.model, generator.condition("seg").detector
-    cases, source = find_cases(options, generator.resolution)
+    if not options.per_class:
+        cases, source = find_cases(options, generator.resolution)
     scale = files.guidance if options.scale is None else options.scale
     first = DEFAULT if options.condition == "all" else options.condition
     sampling = Sampling(
@@ -139,6 +151,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         network=generator.controls.network(first),
         guidance_interval=(options.guidance_start, options.guidance_end),
     )
+    if options.per_class:
+        return per_class(options, generator, sampling)
     report = evaluate(
         model, detector, cases, sampling, generator.condition(first), keep=8 if options.grid else 0
     )
@@ -153,6 +167,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         about["guidance_interval"] = list(sampling.guidance_interval)
     about["precision"] = generator.precision
     return about | report.scores
+
+
+def per_class(options: argparse.Namespace, generator: Generator, sampling: Sampling) -> dict[str, Any]:
+    """How often single things have the colour that they should, by the way in which it is asked for."""
+    from controlnet.storybook.cases import colour_cases
+    from controlnet.storybook.dataset import HELD_OUT_SEED
+
+    seed = HELD_OUT_SEED if options.seed is None else options.seed
+    ways = colour_cases(options.count, seed, generator.resolution)
+    report = compare_ways(generator.model, ways, sampling, keep=8 if options.grid else 0)
+    if options.grid:
+        Image.fromarray(stack([[row] for row in report.generated.values()])).save(options.grid)
+    about = {"model": generator.name, "count": options.count, "seed": seed, "sampler": options.sampler}
+    return about | {"steps": options.steps, "scale": sampling.scale} | report.scores
 
 
 def compare_conditions(

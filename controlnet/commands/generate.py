@@ -30,7 +30,7 @@ from controlnet.generation.options import add_model_arguments, files_from_option
 from controlnet.generation.request import RequestError, setting_names, setting_type
 from controlnet.generation.samplers import SAMPLERS
 from controlnet.generation.several import MODES
-from controlnet.generation.several_files import further_of_text
+from controlnet.generation.several_files import PICTURES, further_of_text
 from controlnet.listing import MANIFEST
 
 
@@ -79,6 +79,8 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
         flag, kind = option_flag(name), setting_type(name)
         if kind is bool:
             group.add_argument(flag, dest=name, action="store_true", default=None)
+        elif name == "class_prompts":
+            group.add_argument(flag, help='prompts for classes of the map: "house: red brick; sky: a storm"')
         elif kind is not dict:
             group.add_argument(flag, dest=name, type=kind, choices=choices.get(name))
     group.add_argument("--region", metavar="FILE", help="a picture that is white where the control acts")
@@ -90,17 +92,19 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
         help="a control beside the first, by the same picture or image=FILE or hint=FILE; with region=FILE, "
         f"strength, start, end, mode ({', '.join(MODES)}) and the condition's options; may be repeated",
     )
+    group.add_argument("--class-map", metavar="FILE", help="a map of the classes, where seg does not steer")
     add_condition_arguments(parser)
 
 
 def jobs_of(options: argparse.Namespace) -> list[Job]:
     """The jobs that the command line asks for."""
-    names = [name for name in setting_names() if setting_type(name) is not dict]
+    names = [name for name in setting_names() if name != "options"]
     settings: dict[str, Any] = {
         name: getattr(options, name) for name in names if getattr(options, name) is not None
     }
-    if options.region is not None:
-        settings["region"] = options.region
+    for name in PICTURES:
+        if getattr(options, name) is not None:
+            settings[name] = getattr(options, name)
     if options.further:
         settings["further"] = [further_of_text(text) for text in options.further]
     if given := condition_options(options, options.condition or DEFAULT):

@@ -35,6 +35,7 @@ from controlnet.generation.sampling import (
     sample_latents,
     to_uint8,
 )
+from controlnet.generation.words import regional_rows
 from controlnet.pictures import read_picture
 from controlnet.training.data.records import HINT_KINDS, read_hint, read_records
 
@@ -55,6 +56,7 @@ class Case:
         draw_hint: gives a condition's hint at the picture's size, where more is known than the picture shows;
             without, the condition's detector finds it.
         control: what steers, uint8 RGB ``[H, W, 3]``; without, the map in its colours.
+        class_prompts: prompts for classes of the map, by name.
     """
 
     picture: np.ndarray
@@ -63,6 +65,7 @@ class Case:
     judge: Judge | None = None
     draw_hint: Callable[[Condition], Hint] | None = None
     control: np.ndarray | None = None
+    class_prompts: Mapping[str, str] = field(default_factory=dict)
 
     def agreement(self, picture: np.ndarray) -> Mapping[str, bool]:
         """The judge's verdict on a picture."""
@@ -160,9 +163,14 @@ def generate(
     hints = np.stack([case.steering for case in cases])
     prompts, negative_prompts = [case.prompt for case in cases], [""] * len(cases)
     scales = control_scales(strength, len(model.control_scales))
+    height, width = hints.shape[1:3]
     cond, uncond = guided_conditions(
-        model, hints, prompts, negative_prompts, scales, network=sampling.network
-    )
+        model, hints, prompts, negative_prompts, scales, network=sampling.network,
+        regional=regional_rows(
+            model, [case.class_prompts for case in cases], [case.labels for case in cases],
+            (height // 8, width // 8),
+        ),
+    )  # fmt: skip
     noise = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
     latents = sample_latents(
         model,

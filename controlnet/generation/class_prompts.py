@@ -17,8 +17,10 @@ import torch
 import torch.nn.functional as F
 
 from annotator.ade20k import CLASSES
-from controlnet.conditions import DEFAULT
+from controlnet.conditions import DEFAULT, find_condition
 from controlnet.generation.checks import RequestError, check_shape, short_repr
+from controlnet.generation.packing import read_hint
+from controlnet.pictures import PictureSource
 
 if TYPE_CHECKING:
     from controlnet.generation.request import Request
@@ -99,6 +101,15 @@ def typed(prompts: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {text}" for name, text in prompts.items())
 
 
+def read_class_map(source: PictureSource) -> np.ndarray:
+    """A map from a file, in colours or indices: uint8 ``[H, W]``, class indices.
+
+    Raises:
+        ConditionError, PictureError: it cannot be one.
+    """
+    return read_hint(find_condition(DEFAULT)(), source).hint
+
+
 def check_class_map(request: Request) -> None:
     """Make sure that the map of a request with prompts for classes is one, of its picture, and holds them;
     one that must first be detected is believed.
@@ -109,10 +120,10 @@ def check_class_map(request: Request) -> None:
     if request.class_map is not None:
         _check_indices(request.class_map)
         _check_proportions(request, request.class_map)
-    labels = map_of(request)
+    labels, conditions = map_of(request), [request.condition, *(c.condition for c in request.further)]
     if labels is not None:
         check_classes(request.class_prompts, labels)
-    elif request.class_prompts and request.condition != DEFAULT:
+    elif request.class_prompts and DEFAULT not in conditions:
         raise RequestError(
             f"class_prompts need to know where the classes are, and {request.condition} does not say: bring "
             f"a map as class_map, or steer by {DEFAULT}."
@@ -142,15 +153,18 @@ def _check_proportions(request: Request, labels: np.ndarray) -> None:
 
 
 def map_of(request: Request, hint: np.ndarray | None = None) -> np.ndarray | None:
-    """The map that a request's classes are found in, uint8 ``[h, w]``, or None where it brings none.
+    """The map that a request's classes are found in, uint8 ``[h, w]``, or None where it brings none: its own,
+    the hint, or that of a further control.
 
     Args:
         hint: at the size of the result, where it is there already.
     """
     if request.class_map is not None:
         return request.class_map
-    hint = request.hint if hint is None else hint
-    return hint if request.condition == DEFAULT else None
+    if request.condition == DEFAULT:
+        return request.hint if hint is None else hint
+    maps = [control.hint for control in request.further if control.condition == DEFAULT]
+    return maps[0] if maps else None
 
 
 def with_class_map(request: Request, hint: np.ndarray) -> Request:

@@ -14,6 +14,7 @@ import numpy as np
 
 from controlnet.conditions import find_condition
 from controlnet.generation.checks import RequestError, short_repr
+from controlnet.generation.class_prompts import read_class_map
 from controlnet.generation.packing import pack_hint, read_hint, unpack_hint
 from controlnet.generation.request import Request
 from controlnet.generation.several import MAX_FURTHER, FurtherControl, said_of
@@ -21,6 +22,9 @@ from controlnet.pictures import PictureError, PictureSource, read_picture
 
 FILES = ("image", "hint", "region")
 """Keys of an entry that name a picture."""
+
+PICTURES: dict[str, Callable[[PictureSource], np.ndarray]] = {}
+"""Settings of a request itself that name a picture, and what reads each."""
 
 _KEYS = ("condition", "options", "strength", "start", "end", "mode", *FILES)
 
@@ -61,8 +65,8 @@ def _entry(index: int, entry: dict[str, Any]) -> dict[str, Any]:
 def from_settings(
     settings: Mapping[str, Any], opener: Opener
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """Settings without ``region`` and ``further``; these two as fields of a request; and what was odd about
-    hints that were brought.
+    """Settings without `PICTURES` and ``further``; these as fields of a request; and what was odd about hints
+    that were brought.
 
     Args:
         settings: of a request, from a stranger.
@@ -73,9 +77,9 @@ def from_settings(
     """
     rest, fields = dict(settings), dict[str, Any]()
     warnings: list[str] = []
-    region = rest.pop("region", None)
-    if region is not None:
-        fields["region"] = read_region(opener(region))
+    for name, read in PICTURES.items():
+        if (named := rest.pop(name, None)) is not None:
+            fields[name] = read(opener(named))
     if "further" in rest:
         further = []
         for index, entry in enumerate(entries_of(rest.pop("further"))):
@@ -110,18 +114,22 @@ def read_region(source: PictureSource) -> np.ndarray:
     return read_picture(source).min(axis=2)
 
 
+PICTURES |= {"region": read_region, "class_map": read_class_map}
+
+
 # ---- files ----
 
 
 def located(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The same settings, the paths of ``region`` and ``further`` relative to a folder made paths from here.
+    """The same settings, the paths of `PICTURES` and ``further`` relative to a folder made paths from here.
 
     Raises:
         RequestError: no path where one is wanted, or as `entries_of`.
     """
     settings = dict(settings)
-    if settings.get("region") is not None:
-        settings["region"] = str(folder / _checked_path("region", settings["region"]))
+    for name in PICTURES:
+        if settings.get(name) is not None:
+            settings[name] = str(folder / _checked_path(name, settings[name]))
     if "further" in settings:
         settings["further"] = entries_of(settings["further"])
         for index, entry in enumerate(settings["further"]):
@@ -140,7 +148,7 @@ def _checked_path(kind: str, path: Any) -> str:
 
 def files_of(settings: Mapping[str, Any]) -> dict[str, Path]:
     """The files that `located` settings read, by what they are."""
-    files = {"region": Path(settings["region"])} if settings.get("region") is not None else {}
+    files = {name: Path(settings[name]) for name in PICTURES if settings.get(name) is not None}
     for index, entry in enumerate(settings.get("further", ())):
         files |= {f"further {index + 1} {kind}": Path(entry[kind]) for kind in FILES if entry.get(kind)}
     return files
@@ -148,7 +156,7 @@ def files_of(settings: Mapping[str, Any]) -> dict[str, Path]:
 
 def without_files(settings: Mapping[str, Any]) -> dict[str, Any]:
     """`located` settings without their paths, which say where a file is and not what is in it."""
-    rest = {key: value for key, value in settings.items() if key != "region"}
+    rest = {key: value for key, value in settings.items() if key not in PICTURES}
     if "further" in rest:
         rest["further"] = [
             {key: value for key, value in entry.items() if key not in FILES} for entry in rest["further"]
@@ -186,14 +194,15 @@ def _number(name: str, text: str) -> float:
 
 
 def packed(request: Request) -> dict[str, Any]:
-    """What a picture's metadata say about further controls and regions; nothing where there are none.
+    """What a picture's metadata say about further controls and `PICTURES`; nothing where there are none.
 
     Args:
         request: as carried out: every further control has its hint.
     """
     content: dict[str, Any] = {}
-    if request.region is not None:
-        content["region"] = pack_hint(request.region)
+    for name in PICTURES:
+        if (array := getattr(request, name)) is not None:
+            content[name] = pack_hint(array)
     if request.further:
         content["further"] = [
             {
@@ -212,9 +221,9 @@ def unpacked(content: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RequestError: what cannot be read.
     """
-    fields: dict[str, Any] = {}
-    if content.get("region") is not None:
-        fields["region"] = unpack_hint(content["region"])
+    fields: dict[str, Any] = {
+        name: unpack_hint(content[name]) for name in PICTURES if content.get(name) is not None
+    }
     if content.get("further"):
         further = []
         for index, entry in enumerate(entries_of(content["further"])):

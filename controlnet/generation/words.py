@@ -85,6 +85,24 @@ def regional_prompts(
     return RegionalPrompts(texts[None], shares.expand(count, -1, -1, -1))
 
 
+def regional_rows(
+    model: Any, prompts: Sequence[Mapping[str, str]], maps: Sequence[np.ndarray], size: tuple[int, int]
+) -> RegionalPrompts | None:
+    """Prompts by class for pictures that each have their own, and a map of their own; None where none has.
+    Arguments as of `regional_prompts`.
+    """
+    most = max(map(len, prompts))
+    if not most:
+        return None
+    rows = [[*row.values(), *[""] * (most - len(row))] for row in prompts]  # what is filled up holds nowhere
+    texts = encode(model, [text for row in rows for text in row]).unflatten(0, (len(rows), most))
+    shares = texts.new_zeros(len(rows), most, *size)
+    for row, labels, place in zip(prompts, maps, shares, strict=True):
+        if row:
+            place[: len(row)] = class_shares(labels, list(row), *size)[0]
+    return RegionalPrompts(texts, shares)
+
+
 def regional_of(model: Any, request: Request, height: int, width: int) -> RegionalPrompts | None:
     """The prompts for parts of a request's pictures ``[height, width]``, by its ``class_map``."""
     if not request.class_prompts or request.class_map is None:

@@ -83,7 +83,8 @@ def make_generate(generator: Generator, default: str) -> Callable[..., list[Imag
         ``settings`` any other setting of a request, such as ``{"seed": 1, "num_samples": 2}``; these four
         may be left out. ``settings`` may also hold ``region``, a file, and ``further``, a list of objects
         with ``condition`` and perhaps files as ``image``, ``hint`` and ``region``; then the hints of these
-        follow the first.
+        follow the first. ``{"class_prompts": {"house": "red brick"}}`` needs a ``class_map``, a file, where
+        the condition is not seg.
         """
         name = condition or default
         picture, given = brought(generator, name, input_image, hint)

@@ -39,7 +39,7 @@ _SMALLEST_GREEN = 0.02
 _SNOWY = 0.12  # length of a colour's hue, its brightness being 1, below which ground is snow
 _COLOURED = 0.14  # and from which on a wall is not white
 _COLOURED_SHARE = 0.45
-_PAINTS = {
+PAINTS = {
     "house": (Label.HOUSE, HOUSE_COLOURS),
     "car": (Label.CAR, CAR_COLOURS),
     "boat": (Label.BOAT, BOAT_COLOURS),
@@ -51,7 +51,7 @@ def can_tell(labels: np.ndarray) -> dict[str, bool]:
     share = np.bincount(labels.ravel(), minlength=256) / labels.size
     green = share[Label.GRASS] + share[Label.HILL] + share[Label.TREE]
     told = {"time": bool(share[Label.SKY] > 0.02), "season": bool(green >= _SMALLEST_GREEN)}
-    return told | {name: bool(share[label] >= _SMALLEST[label]) for name, (label, _) in _PAINTS.items()}
+    return told | {name: bool(share[label] >= _SMALLEST[label]) for name, (label, _) in PAINTS.items()}
 
 
 def judge(picture: np.ndarray, labels: np.ndarray) -> dict[str, str | None]:
@@ -73,7 +73,7 @@ def judge(picture: np.ndarray, labels: np.ndarray) -> dict[str, str | None]:
     light = np.array(LIGHT[time], np.float32)
     if told["season"]:
         seen["season"] = _season(picture, labels, light)
-    for name, (label, paints) in _PAINTS.items():
+    for name, (label, paints) in PAINTS.items():
         if told[name]:
             region = labels == label
             seen[name] = _paint(picture[_walls(region) if name == "house" else region] / light, paints)
