@@ -84,7 +84,7 @@ def test_two_controls_from_the_page(tab, browser, server, tmp_path, house_map):
     other.locator("#control-2 > button:has-text('Canny edges')").wait_for()
     again = generate(other)
     np.testing.assert_array_equal(*(np.asarray(Image.open(io.BytesIO(each))) for each in (again, saved)))
-    other.locator("#control-2").get_by_role("button", name="Remove").click()
+    other.locator("#control-2").get_by_role("button", name="Remove", exact=True).click()
     other.locator("#control-2").wait_for(state="hidden")
     np.testing.assert_array_equal(*(np.asarray(Image.open(io.BytesIO(x))) for x in (generate(other), plain)))
     other.context.close()
@@ -98,7 +98,7 @@ def test_the_list_ends_and_survives_a_reload(tab):
         tab.locator(f"#control-{number}").wait_for()
     tab.locator("#add-control").wait_for(state="hidden")
     choose(tab, "#control-3", "Steer by", "Scribble")
-    tab.locator("#control-2").get_by_role("button", name="Remove").click()
+    tab.locator("#control-2").get_by_role("button", name="Remove", exact=True).click()
     tab.locator("#control-2").wait_for(state="hidden")
     tab.locator("#add-control").wait_for()
     tab.wait_for_timeout(600)  # the browser keeps the work a moment later
