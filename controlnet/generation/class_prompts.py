@@ -153,16 +153,16 @@ def _check_proportions(request: Request, labels: np.ndarray) -> None:
 
 
 def map_of(request: Request, hint: np.ndarray | None = None) -> np.ndarray | None:
-    """The map that a request's classes are found in, uint8 ``[h, w]``, or None where it brings none: its own,
-    the hint, or that of a further control.
+    """The map that a request's classes are found in, uint8 ``[h, w]``, or None where it brings none: the
+    hint, the one beside it, or that of a further control.
 
     Args:
         hint: at the size of the result, where it is there already.
     """
-    if request.class_map is not None:
-        return request.class_map
     if request.condition == DEFAULT:
         return request.hint if hint is None else hint
+    if request.class_map is not None:
+        return request.class_map
     maps = [control.hint for control in request.further if control.condition == DEFAULT]
     return maps[0] if maps else None
 

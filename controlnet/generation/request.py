@@ -73,7 +73,7 @@ class Request:
         further: controls beside this one.
         class_prompts: prompts for single classes of the map, by name or index, or in one text ``house: red
             brick; sky: stormy evening``; ``a_prompt`` is appended to each.
-        class_map: class indices uint8 ``[h, w]`` of the picture, where ``hint`` is not of ``seg``.
+        class_map: class indices uint8 ``[h, w]`` of the picture, for conditions other than ``seg``.
         prompt_syntax: read ``(word:1.3)``, ``[word]`` and ``BREAK`` in all prompts, and take prompts of any
             length.
 

@@ -155,7 +155,7 @@ def fit_of(model: Any, prompt: str, syntax: bool) -> Fit | None:
         return Fit(sum(map(len, parts)), room, len(parts), "")
     ids, chunks = encoder.ids(prompt), encoder.chunk_count
     lost = [token for token in ids[chunks * room :] if token >= 0]
-    return Fit(len(ids), room, chunks, encoder.tokenizer.decode(lost) if lost else "")
+    return Fit(len(ids), room, chunks, encoder.tokenizer.decode(lost).strip(" ,") if lost else "")
 
 
 def cut_remarks(model: Any, request: Request) -> list[str]:

@@ -264,14 +264,21 @@ class Actions:
         """What an example puts into the page.
 
         Returns:
-            the condition, the picture, the four values of the hint, the prompt, and the status.
+            the condition, the picture, the four values of the hint, what fills the panels, the prompt, and
+            the status.
         """
-        return told(7)(self._example)(index)
+        return told(7 + sum(len(panel.outputs) for panel in self.panels))(self._example)(index)
 
     def _example(self, index: int):
         example = self.examples[index]
         shown: Sequence[Any] = (None,) * 4
+        picture, hint = read_picture(example.picture), None
         if example.hint is not None:
             condition = self.generator.condition(example.condition)
-            shown = self.show(condition, condition.read(example.hint).hint, read_picture(example.picture))
-        return example.condition, str(example.picture), *shown, example.prompt, gr.skip()
+            hint = condition.read(example.hint).hint
+            shown = self.show(condition, hint, picture)
+        request = Request(
+            picture, "", hint=hint, condition=example.condition, class_prompts=example.class_prompts
+        )
+        filled = [value for panel in self.panels for value in panel.filled(request)]
+        return example.condition, str(example.picture), *shown, *filled, example.prompt, gr.skip()

@@ -58,6 +58,12 @@ def lay_out_settings(resolution: int, guidance: float, condition: type[Condition
             "eta": gr.Number(0.0, label="eta (DDIM)", minimum=ranges["eta"][0], maximum=ranges["eta"][1]),
             "a_prompt": gr.Textbox(DEFAULT_A_PROMPT, label="Added Prompt"),
             "n_prompt": gr.Textbox(DEFAULT_N_PROMPT, label="Negative Prompt"),
+            "prompt_syntax": gr.Checkbox(
+                False,
+                label="Prompt syntax",
+                info="(word:1.3) ((word)) [word] BREAK, and prompts of any length in chunks of 75 tokens.",
+                elem_id="prompt-syntax",
+            ),
         }
     return {"settings": settings, "own_seeds": own_seeds, "options": options, "option_groups": groups}
 

@@ -15,7 +15,8 @@ class Example:
     """One line of ``examples/examples.jsonl``, files beside it.
 
     ``{"picture": "lake.png", "hint": "lake_map.png", "condition": "seg", "options": {}, "prompt": "…"}``;
-    without a ``hint`` one is detected, without a ``condition`` it is ``seg``.
+    without a ``hint`` one is detected, without a ``condition`` it is ``seg``. ``class_prompts`` may stand
+    beside.
     """
 
     picture: Path
@@ -23,6 +24,7 @@ class Example:
     prompt: str
     condition: str = DEFAULT
     options: Mapping[str, float] = field(default_factory=dict)
+    class_prompts: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_examples(folder: Path) -> list[Example]:
@@ -38,6 +40,7 @@ def load_examples(folder: Path) -> list[Example]:
             line["prompt"],
             line.get("condition", DEFAULT),
             line.get("options", {}),
+            line.get("class_prompts", {}),
         )
         for line in lines
     ]

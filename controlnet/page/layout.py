@@ -16,6 +16,7 @@ from controlnet.generation.world import World
 from controlnet.page import view
 from controlnet.page.advanced import lay_out_settings
 from controlnet.page.browser import browser_part
+from controlnet.page.class_prompts import lay_out_class_prompts
 from controlnet.page.editors.draw import drawing_board, show_drawing
 from controlnet.page.editors.label_map import label_map_editor, show_map
 from controlnet.page.examples import Example
@@ -24,6 +25,7 @@ from controlnet.page.grid import GridParts, lay_out_grid, lay_out_sheet
 from controlnet.page.panels import Panel
 from controlnet.page.settings import SETTINGS
 from controlnet.page.several import lay_out_several
+from controlnet.page.token_count import lay_out_token_count
 from controlnet.page.uploads import picture_file
 
 SHAPES = ("square", "landscape", "portrait")
@@ -71,6 +73,7 @@ class Parts:
     history: gr.HTML
     save_map: gr.Button
     save_indices: gr.Button
+    token_count: gr.HTML
     panels: list[Panel]
     """Folded parts that add to requests."""
 
@@ -125,7 +128,7 @@ def lay_out(
             )
             parts |= lay_out_source(condition, examples, first)
             parts |= lay_out_hint(condition, generator.world, first)
-            parts["panels"] = [lay_out_several(generator, condition)]
+            parts["panels"] = [lay_out_class_prompts(), lay_out_several(generator, condition)]
             settings = lay_out_settings(generator.resolution, generator.guidance, condition)
             parts["grid"] = lay_out_grid()
             parts["folder"] = lay_out_folder()
@@ -133,6 +136,7 @@ def lay_out(
             prompt = gr.Textbox(
                 prompt_text, label="Prompt", lines=2, placeholder="a red house by a lake", elem_id="prompt"
             )
+            parts["token_count"] = lay_out_token_count()
             lay_out_words(generator.world, prompt_text)
             parts |= lay_out_run()
             parts |= lay_out_results()

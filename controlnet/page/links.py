@@ -16,7 +16,7 @@ import numpy as np
 from controlnet.conditions import DEFAULT
 from controlnet.generation.packing import unpack_hint
 from controlnet.generation.request import Request, RequestError, request_from_settings, setting_type
-from controlnet.generation.several_files import unpacked
+from controlnet.generation.several_files import PICTURES, unpacked
 
 _MAX_HINT_TEXT = 60_000  # browsers carry more, but not every place that a link is pasted into does
 _MAX_FRAGMENT = 200_000
@@ -42,14 +42,15 @@ def link_fragment(
     fields = {
         name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()
     }
-    if request.class_prompts and request.condition != DEFAULT:
-        del fields["class_prompts"]  # without the map that they are about
     if options:
         fields["options"] = json.dumps(options)
     if model:
         fields["model"] = model
     beside: dict[str, Any] = {name: json.dumps(value) for name, value in (packed_further or {}).items()}
-    if len(packed_hint["labels"]) + sum(map(len, beside.values())) <= _MAX_HINT_TEXT:
+    if len(packed_hint["labels"]) + sum(map(len, beside.values())) > _MAX_HINT_TEXT:
+        if request.condition != DEFAULT:
+            fields.pop("class_prompts", None)  # without the map that they are about
+    else:
         fields |= beside
         size = [packed_hint["width"], packed_hint["height"], packed_hint.get("channels")]
         fields["hint"] = f"{'x'.join(str(side) for side in size if side)}.{packed_hint['labels']}"
@@ -74,9 +75,7 @@ def read_fragment(fragment: str) -> tuple[Request, np.ndarray | None, str]:
     model = fields.pop("model", "")
     text = fields.pop("hint", fields.pop("map", None))
     hint = None if text is None else _hint_of(text)
-    beside: dict[str, Any] = {
-        name: _object(name, fields.pop(name)) for name in ("region", "further") if name in fields
-    }
+    beside = {name: _object(name, fields.pop(name)) for name in (*PICTURES, "further") if name in fields}
     settings = {name: _typed(name, value) for name, value in fields.items()}
     settings.setdefault("prompt", "")
     standing_in = np.zeros((64, 64, 3), np.uint8)  # further controls without a hint have the page's picture

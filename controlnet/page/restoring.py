@@ -91,7 +91,8 @@ class Restoring:
         shown: Sequence[Any] = (gr.skip(),) * 4
         if hint is not None:
             condition = self.generator.condition(settings["condition"])
-            shown = self.actions.show(condition, self.generator.hint(Request(None, hint=hint, **settings)))
+            plain = {**settings, "class_prompts": {}}  # their map is the panel's matter
+            shown = self.actions.show(condition, self.generator.hint(Request(None, hint=hint, **plain)))
         return [
             settings["condition"], *(settings[name] for name in SETTINGS), settings["per_sample_seeds"],
             *options, *self.panels_filled(request), gr.skip(), *shown, gallery or gr.skip(),

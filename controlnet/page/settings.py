@@ -12,7 +12,7 @@ from controlnet.generation.request import default_detect_resolution
 SETTINGS = (
     "prompt", "a_prompt", "n_prompt", "num_samples", "image_resolution", "detect_resolution", "ddim_steps",
     "guess_mode", "strength", "scale", "seed", "eta", "sampler", "guidance_start", "guidance_end",
-    "control_start", "control_end", "control_mode",
+    "control_start", "control_end", "control_mode", "prompt_syntax",
 )  # fmt: skip
 """The settings of a request in the order of the page's components."""
 

@@ -17,7 +17,7 @@ from controlnet.generation.several import MAX_FURTHER, MODES, FurtherControl, sa
 from controlnet.generation.several_files import read_region
 from controlnet.page.events import ASIDE, INSTANT
 from controlnet.page.panels import Panel
-from controlnet.page.uploads import is_uploaded, opened, picture_file, picture_of
+from controlnet.page.uploads import opened, picture_file, picture_of, still_there
 
 SAME, OTHER, HINT = "same", "picture", "hint"
 SOURCES = [("The picture above", SAME), ("Another picture", OTHER), ("A hint", HINT)]
@@ -104,10 +104,10 @@ class SeveralPanel(Panel):
                 find_condition(str(condition))
             slots += [
                 gr.update(visible=condition is not None, label=title_of(condition, on)),
-                gr.update(visible=source != SAME), condition, bool(on), source, _still(file), _still(mask),
-                *others, None, None,
+                gr.update(visible=source != SAME), condition, bool(on), source, still_there(file),
+                still_there(mask), *others, None, None,
             ]  # fmt: skip
-        return [_still(region), *slots, gr.update(visible=any(own[0] is None for own in _by_slot(rest)))]
+        return [still_there(region), *slots, gr.update(visible=any(own[0] is None for own in _by_slot(rest)))]
 
     def follow(self, running: Any, result: Any) -> None:
         """Each slot that took part shows its hint."""
@@ -171,12 +171,6 @@ def _slot_of(control: FurtherControl | None) -> list[Any]:
 
 def _white(region: np.ndarray) -> np.ndarray:
     return np.repeat(region[:, :, None], 3, axis=2)
-
-
-def _still(file: Any) -> str | None:
-    """A file that the browser remembers, where it is still here."""
-    path = file.get("path") if isinstance(file, dict) else None
-    return path if isinstance(path, str) and is_uploaded(path) else None
 
 
 def title_of(condition: str | None, on: bool) -> str:

@@ -61,6 +61,12 @@ def is_uploaded(path: str) -> bool:
         return False
 
 
+def still_there(file: Any) -> str | None:
+    """The path of a file that the browser remembers, where it is still here."""
+    path = file.get("path") if isinstance(file, dict) else None
+    return path if isinstance(path, str) and is_uploaded(path) else None
+
+
 def opened(path: str | None) -> BinaryIO:
     """An uploaded file under the person's own name for it, which errors repeat, not the server's.
 

@@ -59,6 +59,14 @@ def message_html(text: str, kind: str = "note") -> str:
     return f'<div class="run-status {kind}"><p>{escape(text)}</p></div>'
 
 
+SYNTAX_HELPS = "Prompt syntax, under Advanced options, takes prompts of any length."
+
+
+def token_count_html(text: str, is_cut: bool) -> str:
+    """A line under the prompt, marked where something is cut."""
+    return f'<p class="{"cut" if is_cut else "fits"}" role="status">{escape(text)}</p>'
+
+
 def done_html(result: Result) -> str:
     """That a run is over, and in words and colour how well it went by the detector's judgement."""
     said = ["Done.", *result.remarks]

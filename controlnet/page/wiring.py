@@ -39,6 +39,7 @@ from controlnet.page.folder import wire_folder
 from controlnet.page.grid import wire_grid
 from controlnet.page.layout import Parts, detect_text, upload_text
 from controlnet.page.restoring import Restoring
+from controlnet.page.token_count import wire_token_count
 from controlnet.page.uploads import picture_file
 
 
@@ -59,13 +60,17 @@ def wire(
     wire_api(parts, actions, condition)
     wire_condition(parts, actions)
     wire_fast(parts)
+    wire_token_count(parts, actions.generator)
     detecting = wire_hint(parts, actions, session)
     loaded = parts.examples.click(
         actions.example,
         parts.examples,
-        [parts.condition, parts.input_image, *parts.hint, parts.settings["prompt"], parts.status],
+        [
+            parts.condition, parts.input_image, *parts.hint, *parts.panel_outputs, parts.settings["prompt"],
+            parts.status,
+        ],
         **ASIDE,
-    )
+    )  # fmt: skip
     prompt: Any = parts.settings["prompt"]
     pressed = gr.on([parts.generate.click, prompt.submit], lambda: None, **INSTANT)
     running = [wire_run(parts, actions, session, started) for started in (pressed, loaded)]

@@ -109,6 +109,24 @@ def generate(client: Client, house: Path, **settings) -> list[Path]:
     return [Path(item["image"]) for item in gallery]
 
 
+def test_generate_takes_prompts_for_classes(client, house, house_map, tmp_path):
+    save_png(tmp_path / "classes.png", house_map)
+    asked = {"condition": "canny", "class_prompts": {"house": "red brick"}}
+    gallery = client.predict(
+        handle_file(house),
+        "a (house:1.2)",
+        settings={"ddim_steps": 1, "image_resolution": 64, "prompt_syntax": True, "seed": 5, **asked}
+        | {"class_map": handle_file(tmp_path / "classes.png")},
+        condition="canny",
+        api_name="/generate",
+    )
+    request = read_request(Path(gallery[-1]["image"]))
+    assert request.class_prompts == {"house": "red brick"} and request.prompt_syntax
+    np.testing.assert_array_equal(request.class_map, house_map)
+    with pytest.raises(AppError, match="The map holds no boat; it holds"):
+        generate(client, house, class_prompts="boat: a boat")
+
+
 def test_generate_takes_several_controls(client, house, tmp_path):
     save_png(tmp_path / "left.png", np.tile(np.uint8([255, 0]), (2, 1)))
     left, picture = handle_file(tmp_path / "left.png"), handle_file(house)

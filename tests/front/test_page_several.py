@@ -156,7 +156,7 @@ def test_a_restored_hint_is_of_its_condition_alone():
 )
 def test_damaged_controls_of_a_browser_are_told(generator, panel, change):
     restoring = Restoring(Actions(generator, [], (), [panel]))
-    settings = ["x", "", "", 1, 64, 64, 1, False, 1, 9, 1, 0, "ddim", 0, 1, 0, 1, "balanced"]
+    settings = ["x", "", "", 1, 64, 64, 1, False, 1, 9, 1, 0, "ddim", 0, 1, 0, 1, "balanced", False]
     own = [None, *slot(), *slot(None), *slot(None)]
     work = {"values": ["seg", *settings, True, None, None, *own], "picture": None}
     filled = restoring.opened(gr.EventData(None, {"work": json.dumps(work)}))

@@ -96,6 +96,19 @@ def test_map_first_then_the_pictures_and_zero_is_a_seed(predictor, house):
     assert again[1].read_bytes() == content
 
 
+def test_prompts_for_classes_and_weights_of_words(predictor, house, tmp_path):
+    asked = {"image_resolution": "256", "ddim_steps": 1, "seed": 3, "detect_resolution": 256}
+    plain = predictor.predict(house, "a house", **asked)[1].read_bytes()
+    own = predictor.predict(house, "a house", **asked, class_prompts="house: red brick")[1]
+    assert read_request(own).class_prompts == {"house": "red brick"} and own.read_bytes() != plain
+    heavy = predictor.predict(house, "a (house:1.5)", **asked, prompt_syntax=True)[1]
+    assert read_request(heavy).prompt_syntax and heavy.read_bytes() != plain
+    with pytest.raises(RequestError, match="There is no class 'hous': did you mean house"):
+        predictor.predict(house, "a house", **asked, class_prompts="hous: red brick")
+    with pytest.raises(RequestError, match="class_map must be a file"):
+        predictor.predict(house, "a house", **asked, class_map="/etc/passwd")
+
+
 def test_a_second_control_and_parts_of_run_and_picture(predictor, house, tmp_path):
     Image.fromarray(np.uint8([[255, 0]])).resize((256, 256), 0).save(tmp_path / "left.png")
     left = Path(tmp_path / "left.png")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from golden_data import fill_by_recipe, load_golden, tiny_config
 
 from annotator.ade20k import CLASSES
 from controlnet.conditions import all_conditions
+from controlnet.evaluate import evaluation
+from controlnet.evaluate.evaluation import Case, Sampling
 from controlnet.generation.checks import RequestError
 from controlnet.generation.generator import Generator
 from controlnet.generation.request import Request
@@ -104,6 +108,15 @@ def test_the_pictures_of_a_batch_have_prompts_of_their_own(generator):
     torch.testing.assert_close(both[1:], latents([1], parts[1]), rtol=1e-3, atol=1e-3)
 
 
+def test_the_evaluation_takes_cases_with_and_without(generator):
+    plain = Case(np.repeat(LABELS[..., None], 3, 2), LABELS, "a house")
+    own = replace(plain, class_prompts={"house": "red brick"})
+    sampling = Sampling(2, scale=5.0)
+    (alone,) = evaluation.generate(generator.model, [plain], [7], sampling)
+    changed, same = evaluation.generate(generator.model, [own, plain], [7, 7], sampling)
+    assert np.abs(same.astype(int) - alone).max() <= 2 and np.abs(changed.astype(int) - alone).mean() > 0.5
+
+
 @torch.inference_mode()
 def test_beside_several_controls(generator):
     model, more = generator.model, Control(np.zeros((64, 64, 3), np.uint8), control_scales(0.5, 13))
@@ -171,5 +184,5 @@ def test_what_is_cut_is_said(generator):
 
 def test_every_condition_takes_prompts_for_classes_with_a_map():
     for name, condition in all_conditions().items():
-        hint = np.zeros((64, 64, 3)[: condition.hint_dimensions], np.uint8)
+        hint = LABELS if name == "seg" else np.zeros((64, 64, 3)[: condition.hint_dimensions], np.uint8)
         Request(None, "", hint=hint, condition=name, class_map=LABELS, class_prompts="sky: a storm")

@@ -22,6 +22,7 @@ from annotator.uniformer import UniformerDetector
 from cldm.model import create_model, load_model
 from controlnet.commands import evaluate as tool_evaluate
 from controlnet.evaluate import evaluation as evaluation
+from controlnet.evaluate import per_class
 from controlnet.evaluate.evaluation import (
     Case,
     Sampling,
@@ -32,7 +33,7 @@ from controlnet.evaluate.evaluation import (
     read_cases,
 )
 from controlnet.evaluate.scores import MeanIoU
-from controlnet.storybook.cases import draw_cases, with_judge
+from controlnet.storybook.cases import colour_cases, draw_cases, with_judge
 from controlnet.storybook.dataset import HELD_OUT_SEED, StorybookDataset, draw_scene, write_dataset
 from controlnet.storybook.export import export
 from controlnet.storybook.hints import SHARES
@@ -151,6 +152,32 @@ def test_judges_are_the_callers(monkeypatch, tiny_model):
     )
     scores = evaluate(tiny_model, Oracle(bright), bright, Sampling(), progress=False).scores
     assert scores["prompt_accuracy"] == 0 and scores["prompt_accuracy_of"] == {"bright": 0}
+
+
+def test_wishes_in_several_ways_of_words(monkeypatch):
+    ways = colour_cases(3, 1_000_300_000, 128)
+    sentence, classes, against = (ways[way] for way in ways)
+    for a, b, c in zip(sentence, classes, against, strict=True):
+        assert not a.class_prompts and b.class_prompts == c.class_prompts
+        wanted = [text.split()[1] for text in b.class_prompts.values()]
+        assert len(set(wanted)) == len(wanted) >= 2
+        assert all(text in a.prompt for text in b.class_prompts.values())
+        assert not any(text in prompt for text in b.class_prompts.values() for prompt in (b.prompt, c.prompt))
+        assert a.judge.keywords["prompt"] == c.judge.keywords["prompt"] == a.prompt
+
+    def drawn(model, cases, sampling):
+        """A model that believes the sentence alone."""
+        return ((k, np.full_like(c.picture, 0 if c.class_prompts else 255)) for k, c in enumerate(cases))
+
+    monkeypatch.setattr(per_class, "generate_all", drawn)
+    answers = {name: [{"house": True, "time": False}, {"house": True, "boat": False}] for name in ways}
+    told = iter([answer for name in ways for answer in [*answers[name], {}]])
+    monkeypatch.setattr(Case, "agreement", lambda self, picture: next(told))
+    report = per_class.compare_ways(None, ways, Sampling(), keep=1)
+    assert report.scores["ways"]["for each class"] == {
+        "things": pytest.approx(2 / 3), "boat": 0.0, "house": 1.0, "time": 0.0,
+    }  # fmt: skip
+    assert report.generated[0].shape == (128, 3 * 128, 3)
 
 
 def test_batches_hold_one_size_and_keep_the_order():

@@ -72,7 +72,7 @@ addEventListener("dragover", (event) => event.dataTransfer?.types.includes("File
 addEventListener("drop", async (event) => {
   const file = event.dataTransfer?.files[0];
   if (!file) return;
-  if (event.target.closest?.("#more-controls [data-testid=image]")) return; // a picture of that control
+  if (event.target.closest?.("#more-controls [data-testid=image], #class-map")) return; // a picture of that control
   event.preventDefault(); // else the browser would leave the page for the file
   event.stopPropagation();
   event.target.dispatchEvent(new DragEvent("dragleave", { bubbles: true })); // what was marked as a target is none
@@ -97,7 +97,8 @@ async function keep([file, ...values]) {
     const blob = await fetch(file.url).then((answer) => answer.blob()).catch(() => null);
     picture = { url: file.url, name: file.orig_name || "picture.png", blob };
   }
-  await kept.put("work", props.page, { values, name: picture.name, blob: picture.blob });
+  const plain = JSON.parse(JSON.stringify(values)); // gradio hands over proxies, which no store takes
+  await kept.put("work", props.page, { values: plain, name: picture.name, blob: picture.blob });
 }
 
 addEventListener("work", ({ detail }) => {

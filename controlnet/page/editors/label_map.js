@@ -43,8 +43,16 @@ function shares() {
   return classes.map((_, index) => (values ? counts[index] / values.length : 0));
 }
 
+// The classes of the map, largest first, for other parts of the page.
+function tellClasses() {
+  const held = classes.map(([name, color], index) => [name, color, share[index]]).filter(([, , part]) => part > 0);
+  const detail = held.sort((a, b) => b[2] - a[2]).map(([name, color]) => [name, color]);
+  dispatchEvent(new CustomEvent("classes", { detail }));
+}
+
 function listClasses() {
   share = shares();
+  tellClasses();
   classes.forEach((_, index) => showItem(index));
   const words = find("search").value.trim();
   const rows = words ? foundRows(words) : allRows();
@@ -130,11 +138,15 @@ find("search").addEventListener("keydown", (event) => {
 
 function receive() {
   if (!board.receive(props.value)) return;
-  if (!board.state.values) return;
+  if (!board.state.values) {
+    share = shares();
+    return tellClasses();
+  }
   if (!chosen) current = board.state.values[0]; // something that the map knows
   listClasses();
 }
 
+addEventListener("classes-wanted", tellClasses);
 watch("value", receive);
 receive();
 listClasses();
