@@ -112,7 +112,8 @@ def test_python_runs(
     if "gallery" in names:
         assert len(names["gallery"]) == 2
     if "result" in names:
-        with Image.open(folder / "lake.png") as picture:
+        (saved,) = re.findall(r'save_png\("([^"]+)"', text)
+        with Image.open(folder / saved) as picture:
             assert picture.size == (256, 256)
 
 
