@@ -24,9 +24,10 @@ from cog.input import FieldInfo
 
 from controlnet.conditions import all_conditions, find_condition
 from controlnet.generation.class_prompts import read_class_map
+from controlnet.generation.from_source import read_outpaint
 from controlnet.generation.generator import Generator
 from controlnet.generation.options import add_model_arguments, generator_from_options
-from controlnet.generation.packing import read_hint
+from controlnet.generation.packing import read_hint, read_mask
 from controlnet.generation.png import save_png
 from controlnet.generation.request import Request, RequestError, short_repr
 from controlnet.generation.samplers import DEFAULT_SAMPLER, FAST, SAMPLERS
@@ -146,6 +147,28 @@ class Predictor(BasePredictor):
         prompt_syntax: bool = Input(
             description="Read (word:1.3), [word] and BREAK in prompts of any length", default=False
         ),
+        source: Optional[Path] = Input(description="Picture to begin from, instead of noise", default=None),
+        mask: Optional[Path] = Input(
+            description="White: painted anew; black: kept as it is in the source", default=None
+        ),
+        denoise: float = Input(
+            description="Share of the steps that is taken from the source", default=0.75, ge=0.0, le=1.0
+        ),
+        feather: int = Input(
+            description="Pixels over which the new fades into what is kept", default=8, ge=0, le=256
+        ),
+        outpaint: str = Input(
+            description="Pixels that the source is extended by: left=64,right=64 (also top, bottom)",
+            default="",
+        ),
+        second_pass: str = Input(
+            description="Draw the picture once more, so many times as large",
+            choices=["1", "1.5", "2"],
+            default="1",
+        ),
+        second_denoise: float = Input(
+            description="Share of the steps of that second pass", default=0.5, ge=0.0, le=1.0
+        ),
     ) -> list[Path]:
         """The hints first, then the pictures, each a PNG that carries its request."""
         given = dict(locals())
@@ -161,12 +184,17 @@ class Predictor(BasePredictor):
         classes = values.pop("class_map")
         if classes is not None:
             values["class_map"] = read_class_map(local_file("class_map", classes))
+        begun = {name: values.pop(name) for name in ("source", "mask")}
+        source = None if begun["source"] is None else read_picture(local_file("source", begun["source"]))
+        mask = None if begun["mask"] is None else read_mask(local_file("mask", begun["mask"]))
+        passes = {"outpaint": read_outpaint(values["outpaint"]), "second_pass": float(values["second_pass"])}
         every = {option.name: values.pop(option.name, None) for option in OPTIONS}
         options = {option.name: every[option.name] for option in condition.options if option.original}
         seed = -1 if values["seed"] is None else values["seed"]
         counts = {name: int(values[name]) for name in ("num_samples", "image_resolution")}
-        settings = {**values, **counts, "seed": seed, "condition": condition.name, "options": options}
-        request = Request(picture, hint=hint, region=region, further=further, **settings)
+        settings = {**values, **counts, **passes, "condition": condition.name, "options": options}
+        arrays = {"hint": hint, "region": region, "source": source, "mask": mask}
+        request = Request(picture, further=further, **{**settings, "seed": seed}, **arrays)
         result = self.generator.generate(request)
         hints = [(shown, None) for shown in result.all_shown]
         return self._save([*hints, *((p, result.metadata(k)) for k, p in enumerate(result.pictures))])

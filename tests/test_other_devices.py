@@ -18,7 +18,9 @@ from annotator.mlsd.network import MobileV2_MLSD_Large
 from annotator.openpose.model import bodypose_model, handpose_model
 from cldm.cldm import ControlLDM
 from controlnet.conditions import all_conditions, find_condition
-from controlnet.generation.memory import decode_tiled
+from controlnet.generation.from_source import feathered
+from controlnet.generation.memory import MemorySaver, decode_tiled, encode_tiled
+from controlnet.generation.passes import Origin
 from controlnet.generation.samplers import SAMPLERS
 from controlnet.generation.sampling import Control, control_scales, guided_conditions, sample_latents
 from controlnet.generation.words import regional_prompts
@@ -114,6 +116,23 @@ def test_every_sampler_with_a_mask(model, name):
             unconditional_guidance_scale=5.0, unconditional_conditioning=uncond,
         )  # fmt: skip
     assert latents.device == META and {each.device for each in kept["x_inter"]} == {META}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_from_a_source_with_a_mask(model, name):
+    """The encoder, whole and in tiles, and every sampler from the middle of its steps."""
+    with torch.inference_mode():
+        painted, saver = feathered(np.eye(64, dtype=np.uint8) * 255, 2), MemorySaver(model, META, False)
+        start = Origin(np.zeros((1, 64, 64, 3), np.uint8), 0.5, painted).start(saver, 2)
+        assert start.latents.device == start.keep.device == META and start.latents.dtype == torch.float32
+        assert start.latents.shape == (2, 4, 8, 8) and start.keep.shape == (2, 1, 8, 8)
+        tiled = encode_tiled(saver.encode, torch.zeros(1, 3, 64, 64, device=META), tile=48, overlap=16)
+        assert tiled.device == META and tiled.shape == (1, 4, 8, 8)
+        cond, uncond = conditions(model)
+        latents = sample_latents(
+            model, cond, uncond, steps=4, scale=5.0, generator=None, sampler=name, start=start
+        )
+    assert latents.device == META and latents.shape == (2, 4, 8, 8)
 
 
 def test_encoding_back_and_ancestral_sampling(model):

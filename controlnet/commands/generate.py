@@ -5,9 +5,11 @@ python tool_generate.py photos results --prompt "winter" --devices 4
 python tool_generate.py requests.jsonl results
 python tool_generate.py results/photo.png again --from-image
 python tool_generate.py photo.jpg results --rows "prompt=a house|a lake at night" --columns seed=1-4
+python tool_generate.py photo.jpg results --prompt "winter" --denoise 0.6
+python tool_generate.py photo.jpg results --prompt "a boat" --mask mask.png --second-pass 2
 
 A line of requests.jsonl is {"image": "a.jpg", "prompt": "a house", "seed": 3}, or with "hint" instead of
-"image".
+"image"; "source" and "mask" are what it begins from and what of that is painted anew.
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ from controlnet.commands.conditions import add_condition_arguments, condition_op
 from controlnet.conditions import DEFAULT, all_conditions
 from controlnet.generation.batch import GenerateJobs, pl, run_jobs
 from controlnet.generation.devices import find_device, find_precision, precision_name
+from controlnet.generation.from_source import read_outpaint
 from controlnet.generation.grid import AXES, Axis, Grid
 from controlnet.generation.grid_jobs import axis_of_argument, grid_jobs, sheet_file, write_sheets
-from controlnet.generation.jobs import Job, check_jobs, jobs_of_lines, jobs_of_pictures
+from controlnet.generation.jobs import Job, check_jobs, from_themselves, jobs_of_lines, jobs_of_pictures
 from controlnet.generation.memory import peak_memory
 from controlnet.generation.options import add_model_arguments, files_from_options
 from controlnet.generation.request import RequestError, setting_names, setting_type
@@ -93,7 +96,27 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
         f"strength, start, end, mode ({', '.join(MODES)}) and the condition's options; may be repeated",
     )
     group.add_argument("--class-map", metavar="FILE", help="a map of the classes, where seg does not steer")
+    add_source_arguments(parser)
     add_condition_arguments(parser)
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """What pictures begin from; with none of these and no ``--denoise`` they begin from noise."""
+    group = parser.add_argument_group(
+        "from a picture", "--denoise, --mask or --outpaint alone: each picture begins from itself"
+    )
+    group.add_argument("--source", dest="begin_from", metavar="FILE", help="begin from this picture")
+    group.add_argument("--mask", metavar="FILE", help="white is painted anew, black is kept")
+    group.add_argument(
+        "--outpaint", type=_outpaint, metavar="SIDE=PIXELS,…", help="extend: left=64,bottom=128"
+    )
+
+
+def _outpaint(text: str) -> dict[str, int]:
+    try:
+        return read_outpaint(text)
+    except RequestError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def jobs_of(options: argparse.Namespace) -> list[Job]:
@@ -103,8 +126,9 @@ def jobs_of(options: argparse.Namespace) -> list[Job]:
         name: getattr(options, name) for name in names if getattr(options, name) is not None
     }
     for name in PICTURES:
-        if getattr(options, name) is not None:
-            settings[name] = getattr(options, name)
+        given = options.begin_from if name == "source" else getattr(options, name)
+        if given is not None:
+            settings[name] = given
     if options.further:
         settings["further"] = [further_of_text(text) for text in options.further]
     if given := condition_options(options, options.condition or DEFAULT):
@@ -114,7 +138,8 @@ def jobs_of(options: argparse.Namespace) -> list[Job]:
     varied = {axis.name for axis in (options.rows, options.columns) if axis}
     if "prompt" not in settings and "prompt" not in varied and not options.from_image:
         raise RequestError("--prompt is needed for pictures.")
-    return jobs_of_pictures(options.source, settings, repeat=options.from_image, out=options.out)
+    jobs = jobs_of_pictures(options.source, settings, repeat=options.from_image, out=options.out)
+    return from_themselves(jobs) if {"denoise", "mask", "outpaint"} & set(settings) else jobs
 
 
 def grid_of(options: argparse.Namespace) -> Grid | None:

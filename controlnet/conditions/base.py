@@ -209,6 +209,11 @@ class Condition:
         height, width = picture.shape[:2]
         return self.fit(found, *resized_shape(height, width, image_resolution))
 
+    @property
+    def finds_at_own_size(self) -> bool:
+        """Whether `hint` only resizes what `detect` finds at the detector's own resolution."""
+        return self.detect_resolution is not None and type(self).hint is Condition.hint
+
     def with_defaults(self, options: Mapping[str, float]) -> dict[str, float]:
         """All options by name, in their order; no check of the values."""
         return {option.name: options.get(option.name, option.default) for option in self.options}

@@ -22,13 +22,17 @@ RANGES: dict[str, tuple[float, float]] = {
     "guidance_end": (0.0, 1.0),
     "control_start": (0.0, 1.0),
     "control_end": (0.0, 1.0),
+    "denoise": (0.0, 1.0),
+    "feather": (0, 256),
+    "second_pass": (1.0, 2.0),
+    "second_denoise": (0.0, 1.0),
 }
 """Lowest and highest value of each number. The front ends offer narrower ranges, those of the original."""
 
 MAX_ASPECT = 8
 """How many times as long as the short side the long side of a picture or hint may be."""
 
-INTEGERS = ("num_samples", "image_resolution", "detect_resolution", "ddim_steps", "seed")
+INTEGERS = ("num_samples", "image_resolution", "detect_resolution", "ddim_steps", "seed", "feather")
 
 
 class RequestError(ValueError):
@@ -61,18 +65,18 @@ def short_repr(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def checked_picture(picture: Any) -> np.ndarray:
-    """An input picture as uint8 RGB ``[H, W, 3]``."""
+def checked_picture(picture: Any, name: str = "input_image") -> np.ndarray:
+    """A picture, of that name in errors, as uint8 RGB ``[H, W, 3]``."""
     if not isinstance(picture, np.ndarray):
-        raise RequestError(f"input_image must be a uint8 array [H, W, 3], got {type(picture).__name__}.")
+        raise RequestError(f"{name} must be a uint8 array [H, W, 3], got {type(picture).__name__}.")
     if picture.ndim in (2, 3):
-        check_shape("input_image", picture)
+        check_shape(name, picture)
     elif picture.size == 0:
-        raise RequestError(f"input_image is empty: its shape is {list(picture.shape)}.")
+        raise RequestError(f"{name} is empty: its shape is {list(picture.shape)}.")
     try:
         return HWC3(picture)
     except ValueError as error:
-        raise RequestError(f"input_image: {error}") from error
+        raise RequestError(f"{name}: {error}") from error
 
 
 def check_shape(name: str, array: np.ndarray) -> None:

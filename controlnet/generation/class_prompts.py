@@ -143,8 +143,10 @@ def _check_indices(labels: Any) -> None:
 
 
 def _check_proportions(request: Request, labels: np.ndarray) -> None:
-    source = request.hint if request.input_image is None else request.input_image
-    assert source is not None  # a request has one of them
+    pictures = (request.source, request.input_image, request.hint)
+    source = next(picture for picture in pictures if picture is not None)
+    if request.outpaint:
+        return  # the map is that of the whole canvas
     (height, width), (rows, columns) = source.shape[:2], labels.shape
     if abs(width * rows / (height * columns) - 1) > MAX_STRETCH:
         raise RequestError(

@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from annotator.util import HWC3
 from cldm.cldm import ControlLDM
 from controlnet.conditions import DEFAULT, Condition, Hint, Score, find_condition
 from controlnet.generation.class_prompts import with_class_map
 from controlnet.generation.controls import Controls
 from controlnet.generation.devices import precision_name
+from controlnet.generation.from_source import check_fits, hint_picture
 from controlnet.generation.memory import MemorySaver, attempt, smaller_sizes
 from controlnet.generation.models import ModelFiles
 from controlnet.generation.packing import pack_hint
+from controlnet.generation.passes import Origin, carried_out, remarks, steps_of, without_source
 from controlnet.generation.png import metadata_text
 from controlnet.generation.request import Request, RequestError, default_detect_resolution, definite
-from controlnet.generation.samplers import SAMPLERS
 from controlnet.generation.sampling import guided_conditions, noise_generators, sample_latents, to_uint8
 from controlnet.generation.several_files import packed
 from controlnet.generation.several_run import acting, completed, run_controls, throughout
@@ -58,6 +60,8 @@ class Result:
     model: str = ""
     precision: str = ""
     shown_further: tuple[np.ndarray, ...] = ()
+    best_hint: Hint | None = None
+    """The hint that a second pass was made from, where it is not ``hint``."""
 
     @property
     def all_shown(self) -> tuple[np.ndarray, ...]:
@@ -72,7 +76,7 @@ class Result:
     @cached_property
     def packed_hint(self) -> dict[str, Any]:
         """The hint as a small JSON object."""
-        return pack_hint(self.hint)
+        return pack_hint(self.hint if self.best_hint is None else self.best_hint)
 
     @cached_property
     def packed_further(self) -> dict[str, Any]:
@@ -184,57 +188,66 @@ class Generator:
         with self._lock:
             started = time.perf_counter()
             request = self._completed(request)
-            hint = self._hint(request)
-            control = condition.control(hint)
-            pictures = self._draw(
-                with_class_map(request, hint),
-                control,
+            found = self._hint(request, best=request.second_pass > 1)
+            pictures = carried_out(
+                self.model,
+                request,
+                lambda height, width: condition.fit(found, height, width),
+                self._drawn,
                 Watcher(on_step, should_stop, self.model.control_model.dtype),
             )
+            hint = condition.fit(found, *pictures.shape[1:3])
             scores = [self._score(request, hint, picture) for picture in pictures] if measure else []
             seconds = time.perf_counter() - started
         return Result(
             request,
             tuple(pictures),
             hint,
-            control,
+            condition.control(hint),
             condition.show(hint),
             tuple(score for score in scores if score is not None),
             (
                 *condition.remarks(hint, request.input_image),
                 *not_learned,
                 *cut_remarks(self.model, request),
+                *remarks(self.model, request),
             ),
             seconds,
             self.name,
             self.precision,
             tuple(self.condition(each.condition).show(definite(each.hint)) for each in request.further),
+            found if request.second_pass > 1 else None,
         )
 
     def _completed(self, request: Request) -> Request:
         """The request with the hints of its further controls."""
         return completed(
             request,
-            lambda: SAMPLERS[request.sampler].make(self.model).step_count(request.ddim_steps),
+            lambda: max(1, *steps_of(self.model, request)),
             lambda: result_size(request),
             self._hint,
             self.condition,
         )
 
-    def _hint(self, request: Request) -> Hint:
+    def _hint(self, request: Request, best: bool = False) -> Hint:
+        """The hint at the size of the first pass, or ``best``: as it was brought or is found."""
         condition = self.condition(request.condition)
+        width, height = result_size(request)
         if request.hint is not None:
-            width, height = result_size(request)
-            return condition.fit(request.hint, height, width)
+            if request.source is not None:
+                check_fits("hint", request.hint, height, width, "the picture will be")
+            return request.hint if best else condition.fit(request.hint, height, width)
         try:
-            return condition.hint(
-                definite(request.input_image),
-                definite(request.image_resolution),
-                request.detect_resolution,
-                **request.options,
-            )
+            picture, resolution = hint_picture(request)
+            if best and condition.finds_at_own_size:
+                seen = resized(HWC3(picture), definite(request.detect_resolution))
+                return condition.detect(seen, **request.options)
+            found = condition.hint(picture, resolution, request.detect_resolution, **request.options)
         except ValueError as error:
             raise RequestError(str(error)) from error
+        if request.source is not None:
+            check_fits("input_image", found, height, width, "the picture will be")
+        return condition.fit(found, height, width)
 
     def _score(self, request: Request, hint: Hint, picture: np.ndarray) -> Score | None:
         condition = self.condition(request.condition)
@@ -245,14 +258,22 @@ class Generator:
         found = condition.detect(picture, **request.options)
         return condition.score(hint, condition.fit(found, *hint.shape[:2]))
 
-    def _draw(self, request: Request, control: np.ndarray, watcher: Watcher) -> np.ndarray:
-        """Sample and decode: uint8 RGB ``[N, H, W, 3]``. Out of memory, once more with all that saves
-        some.
+    def _drawn(self, request: Request, hint: Hint, watcher: Watcher, origin: Origin | None) -> np.ndarray:
+        """One pass, steered by a hint of its size."""
+        control = self.condition(request.condition).control(hint)
+        return self._draw(with_class_map(request, hint), control, watcher, origin)
+
+    def _draw(
+        self, request: Request, control: np.ndarray, watcher: Watcher, origin: Origin | None = None
+    ) -> np.ndarray:
+        """Sample and decode one pass: uint8 RGB ``[N, H, W, 3]``. Out of memory, once more with all that
+        saves some.
         """
-        pictures = attempt(lambda: self._sample(request, control, watcher, self.save_memory))
+        work = partial(self._sample, request, control, watcher, origin=origin)
+        pictures = attempt(lambda: work(self.save_memory))
         if pictures is None:
-            logger.warning("Out of memory; trying once more with sliced attention and a tiled decoder.")
-            pictures = attempt(lambda: self._sample(request, control, watcher, True, tiled=True))
+            logger.warning("Out of memory; trying once more with sliced attention and a VAE in tiles.")
+            pictures = attempt(lambda: work(True, tiled=True))
         if pictures is None:
             height, width = control.shape[:2]
             what = f"{request.num_samples} x {width}x{height} pixels do not fit into memory"
@@ -263,7 +284,7 @@ class Generator:
         """Find by trial, one step each, what could be asked for instead."""
         for num_samples, resolution in smaller_sizes(request.num_samples, definite(request.image_resolution)):
             trial = replace(
-                request,
+                without_source(request),
                 num_samples=num_samples,
                 image_resolution=resolution,
                 ddim_steps=1,
@@ -273,6 +294,7 @@ class Generator:
                 **throughout(request),
                 class_prompts={},
                 class_map=None,
+                second_pass=1.0,
             )
             width, height = result_size(trial)
             control = np.zeros((height, width, 3), np.uint8)
@@ -288,6 +310,7 @@ class Generator:
         watcher: Watcher | None,
         save_memory: bool,
         tiled: bool = False,
+        origin: Origin | None = None,
     ) -> np.ndarray:
         model, count = self.model, request.num_samples
         acts = [request.condition, *(control.condition for control in acting(request))]
@@ -295,6 +318,7 @@ class Generator:
         first, *further = run_controls(request, control, networks, len(model.control_scales), self.condition)
         beside = list(dict.fromkeys(network for network in networks if network is not None))
         with MemorySaver(model, self.device, save_memory, tiled, beside) as saver:
+            start = None if origin is None else origin.start(saver, count)
             with saver.working(model.cond_stage_model):
                 cond, uncond = guided_conditions(
                     model,
@@ -321,8 +345,9 @@ class Generator:
                     eta=request.eta,
                     sampler=request.sampler,
                     guidance_interval=(request.guidance_start, request.guidance_end),
-                    generator=noise_generators(request, self.device),
+                    generator=noise_generators(request, self.device, bool(origin and origin.is_second)),
                     on_step=None if watcher is None else partial(watcher.bound_to, saver=saver),
+                    start=start,
                 )
             with saver.working(model.first_stage_model):
                 pictures = saver.decode(latents)  # [N, 3, H, W]

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -144,6 +144,14 @@ def jobs_of_pictures(
     return [Job(name, settings, image=path) for name, path in zip(names, paths, strict=True)]
 
 
+def from_themselves(jobs: Sequence[Job]) -> list[Job]:
+    """The same jobs of pictures, each of which begins from its own where it names no source."""
+    return [
+        job if job.image is None else replace(job, settings={"source": str(job.image), **job.settings})
+        for job in jobs
+    ]
+
+
 def _without_request(results: Sequence[Path]) -> set[Path]:
     """Of the files that runs wrote, the hints and the sheets of grids: they lie beside the pictures, and
     carry no request.
@@ -162,9 +170,9 @@ def _without_request(results: Sequence[Path]) -> set[Path]:
 def jobs_of_lines(path: Path, settings: Mapping[str, Any]) -> list[Job]:
     """One job for every line of a JSON-lines file.
 
-    A line is an object with ``image`` or ``hint`` (paths, relative to the file), perhaps ``name``, and
-    settings, which go before those given here; ``region`` and ``further`` are as in ``several_files``. A line
-    that is no such object becomes a job with a problem.
+    A line is an object with ``image``, ``hint`` or ``source``, perhaps ``mask`` (paths, relative to the file)
+    and ``name``, and settings, which go before those given here; ``region`` and ``further`` are as in
+    ``several_files``. A line that is no such object becomes a job with a problem.
 
     Raises:
         ValueError: the file is none of lines of JSON, or empty.

@@ -78,6 +78,19 @@ class MemorySaver:
             return self.model.decode_first_stage(latents)
         return torch.cat([decode_tiled(self.model.decode_first_stage, latent) for latent in latents.split(1)])
 
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures ``[N, 3, H, W]`` in [-1, 1] -> latents ``[N, 4, h, w]``, the means of what the encoder
+        finds: no noise is drawn.
+        """
+        if not self.tiled:
+            return self._means(pictures)
+        return torch.cat([encode_tiled(self._means, picture) for picture in pictures.split(1)])
+
+    def _means(self, pictures: Tensor) -> Tensor:
+        found = self.model.encode_first_stage(pictures)
+        mean = found.mode() if hasattr(found, "mode") and not isinstance(found, Tensor) else found
+        return self.model.get_first_stage_encoding(mean)
+
     def _rest(self, *networks: nn.Module) -> None:
         if self.device.type == "cpu":
             give_back_memory()  # what one stage has freed the next may need in larger pieces
@@ -103,21 +116,38 @@ def decode_tiled(
     Returns:
         ``[N, 3, f*h, f*w]``.
     """
-    height, width = latents.shape[-2:]
+    return _in_tiles(decode, latents, tile, overlap)
+
+
+def encode_tiled(
+    encode: Callable[[Tensor], Tensor], pictures: Tensor, tile: int = 384, overlap: int = 96
+) -> Tensor:
+    """The same the other way: pictures ``[N, 3, H, W]`` -> latents ``[N, C, H / f, W / f]``; ``tile`` and
+    ``overlap`` in pixels, multiples of f.
+    """
+    return _in_tiles(encode, pictures, tile, overlap)
+
+
+def _in_tiles(work: Callable[[Tensor], Tensor], whole: Tensor, tile: int, overlap: int) -> Tensor:
+    height, width = whole.shape[-2:]
     if max(height, width) <= tile:
-        return decode(latents)
+        return work(whole)
     total: Tensor | None = None
     weights: Tensor | None = None
     for top in _tile_starts(height, tile, overlap):
         for left in _tile_starts(width, tile, overlap):
-            piece = decode(latents[..., top : top + tile, left : left + tile])  # [N, 3, f*tile, f*tile]
-            factor = piece.shape[-1] // min(tile, width)
+            piece = work(whole[..., top : top + tile, left : left + tile])
+            across = min(tile, width)
+
+            def out(length: int, piece: Tensor = piece, across: int = across) -> int:
+                return length * piece.shape[-1] // across
+
             if total is None or weights is None:
-                total = piece.new_zeros((*piece.shape[:2], height * factor, width * factor))
-                weights = piece.new_zeros((1, 1, height * factor, width * factor))
-            window = _window(piece, overlap * factor)
-            rows = slice(top * factor, top * factor + piece.shape[-2])
-            columns = slice(left * factor, left * factor + piece.shape[-1])
+                total = piece.new_zeros((*piece.shape[:2], out(height), out(width)))
+                weights = piece.new_zeros((1, 1, out(height), out(width)))
+            window = _window(piece, out(overlap))
+            rows = slice(out(top), out(top) + piece.shape[-2])
+            columns = slice(out(left), out(left) + piece.shape[-1])
             total[..., rows, columns] += piece * window
             weights[..., rows, columns] += window
     assert total is not None and weights is not None

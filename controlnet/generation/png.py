@@ -34,7 +34,7 @@ def metadata_text(
     Args:
         request: as carried out, with a definite seed.
         packed_hint: the hint at the size of the picture, by ``pack_hint``. It takes the place of the input
-            picture: settings and hint are all that the result depends on.
+            picture: with settings, source and mask it is all that the result depends on.
         index: which picture of the batch this is, from 0.
         model: name of the model.
         precision: what it was computed in, such as ``bf16``.

@@ -21,6 +21,7 @@ from controlnet.generation.checks import (
     short_repr,
 )
 from controlnet.generation.class_prompts import check_class_map, checked_class_prompts
+from controlnet.generation.from_source import checked_source
 from controlnet.generation.samplers import DEFAULT_SAMPLER, SAMPLERS
 from controlnet.generation.several import FurtherControl, checked_several
 
@@ -33,7 +34,7 @@ DEFAULT_N_PROMPT = (
 _BY_MODEL = ("image_resolution", "detect_resolution", "scale")
 _TEXTS = ("prompt", "a_prompt", "n_prompt", "condition", "sampler", "control_mode")
 _SWITCHES = ("guess_mode", "per_sample_seeds", "prompt_syntax")
-_ARRAYS = ("input_image", "hint", "region", "further", "class_map")
+_ARRAYS = ("input_image", "hint", "region", "further", "class_map", "source", "mask")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +42,8 @@ class Request:
     """The thirteen inputs of the original's ``process``, in its order, and more.
 
     Args:
-        input_image: uint8 ``[H, W]``, ``[H, W, 1 | 3 | 4]``, RGB in [0, 255]; None where ``hint`` stands for
-            it.
+        input_image: uint8 ``[H, W]``, ``[H, W, 1 | 3 | 4]``, RGB in [0, 255]; None where ``hint`` or
+            ``source`` stands for it.
         prompt: what to draw; ``a_prompt`` is appended after a comma.
         a_prompt: added prompt.
         n_prompt: negative prompt, the unconditional text of classifier-free guidance.
@@ -76,6 +77,13 @@ class Request:
         class_map: class indices uint8 ``[h, w]`` of the picture, for conditions other than ``seg``.
         prompt_syntax: read ``(word:1.3)``, ``[word]`` and ``BREAK`` in all prompts, and take prompts of any
             length.
+        source: uint8 as ``input_image``, what the picture begins from instead of noise alone.
+        denoise: the share of the steps that is taken from there; 0 gives the source back.
+        mask: uint8 ``[h, w]`` of the source's shape, 255 where it is painted anew; the rest is kept.
+        feather: pixels over which the new fades into what is kept, outside the mask.
+        outpaint: pixels that the canvas is extended by, by ``left``, ``top``, ``right``, ``bottom``.
+        second_pass: how many times as large the picture is drawn once more, from itself; 1 is not at all.
+        second_denoise: as ``denoise``, of that second pass.
 
     Raises:
         RequestError: a value of the wrong type, out of range, or not finite; an empty or oversized picture.
@@ -109,6 +117,13 @@ class Request:
     class_prompts: Mapping[str, str] = field(default_factory=dict)
     class_map: np.ndarray | None = None
     prompt_syntax: bool = False
+    source: np.ndarray | None = None
+    denoise: float = 0.75
+    mask: np.ndarray | None = None
+    feather: int = 8
+    outpaint: Mapping[str, int] = field(default_factory=dict)
+    second_pass: float = 1.0
+    second_denoise: float = 0.5
 
     def __post_init__(self) -> None:
         for name in _TEXTS:
@@ -125,13 +140,13 @@ class Request:
                 f"seed {self.seed} and {self.num_samples} pictures with a seed each would exceed "
                 f"{RANGES['seed'][1]}."
             )
-        if self.input_image is None and self.hint is None:
+        if self.input_image is None and self.hint is None and self.source is None:
             raise RequestError("There is neither an input_image nor a hint: give one of them.")
         if self.input_image is not None:
             object.__setattr__(self, "input_image", checked_picture(self.input_image))
         self._check_condition()
         self._check_sampling()
-        for name, value in checked_several(self).items():
+        for name, value in {**checked_source(self), **checked_several(self)}.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "class_prompts", checked_class_prompts(self.class_prompts))
         check_class_map(self)

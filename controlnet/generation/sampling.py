@@ -25,6 +25,7 @@ from ldm.models.diffusion.guidance import (
     knows_joined_conditions,
 )
 from ldm.models.diffusion.sampler import Sampler
+from ldm.modules.diffusionmodules.util import noise_like
 from ldm.modules.regional import REGIONAL, RegionalPrompts
 
 GUESS_MODE_DECAY = 0.825
@@ -51,6 +52,27 @@ class Control:
     network: ControlNet | None = None
     window: tuple[float, float] = WHOLE_RUN
     region: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Latents to begin from instead of noise alone.
+
+    Args:
+        latents: ``[N, 4, h, w]``, without noise.
+        denoise: the share of the steps that is taken: they are made as noisy as its first step has it.
+        keep: ``[N, 1, h, w]``, 1 where the latents are kept at every step; None keeps nothing for sure.
+        from_noise: begin with noise alone, so that only what is kept knows the latents.
+    """
+
+    latents: Tensor
+    denoise: float = 1.0
+    keep: Tensor | None = None
+    from_noise: bool = False
+
+    def steps(self, total: int) -> int:
+        """How many of ``total`` steps are taken, by the rule of diffusers' image to image."""
+        return min(int(total * self.denoise), total)
 
 
 def guided_conditions(
@@ -151,6 +173,7 @@ def sample_latents(
     sampler: str = DEFAULT_SAMPLER,
     guidance_interval: tuple[float, float] = WHOLE_RUN,
     on_step: Callable[[Sampler], Callable[[Tensor, int], None]] | None = None,
+    start: Start | None = None,
 ) -> Tensor:
     """Sample latents.
 
@@ -162,42 +185,59 @@ def sample_latents(
         sampler: a name in `SAMPLERS`.
         guidance_interval: the part of the run that is guided, see `interval_schedule`.
         on_step: given the sampler, returns its ``img_callback``.
+        start: what to begin from; shares of the run are of the steps that are taken from there.
 
     Returns:
         ``[N, 4, H/8, W/8]``.
     """
     count, _, height, width = cond["c_concat"][0].shape
     used: Any = SAMPLERS[sampler].make(model)  # samplers share a call, not its type
-    guided_part = {}
+    total = used.step_count(steps)
+    taken = total if start is None else start.steps(total)
+    given: dict[str, Any] = {
+        "unconditional_guidance_scale": scale,
+        "unconditional_conditioning": uncond,
+        "verbose": False,
+        "generator": generator,
+        "img_callback": on_step and on_step(used),
+    }
     if guidance_interval != WHOLE_RUN:  # a sampler that somebody else wrote need not know schedules
-        guided_part["ucg_schedule"] = interval_schedule(scale, used.step_count(steps), *guidance_interval)
-    latents, _ = used.sample(
-        steps,
-        count,
-        (4, height // 8, width // 8),
-        cond,
-        verbose=False,
-        eta=eta,
-        unconditional_guidance_scale=scale,
-        unconditional_conditioning=uncond,
-        generator=generator,
-        img_callback=on_step and on_step(used),
-        **guided_part,
-    )
-    return latents
+        given["ucg_schedule"] = interval_schedule(scale, taken, *guidance_interval)
+    if start is not None and start.keep is not None:
+        given |= {"mask": start.keep, "x0": start.latents}
+    if start is None or start.from_noise:
+        return used.sample(steps, count, (4, height // 8, width // 8), cond, eta=eta, **given)[0]
+    used.make_schedule(steps, ddim_eta=eta, verbose=False)
+    noise = noise_like(start.latents.shape, start.latents.device, generator=generator)
+    places = torch.full((count,), taken - 1)
+    return used.decode(used.stochastic_encode(start.latents, places, noise=noise), cond, taken, **given)
 
 
-def noise_generators(request: Request, device: torch.device) -> torch.Generator | list[torch.Generator]:
+def noise_generators(
+    request: Request, device: torch.device, second: bool = False
+) -> torch.Generator | list[torch.Generator]:
     """The source of a run's noise: the numbers of torch's global stream after seeding, but nobody else draws
-    from it.
+    from it. The ``second`` pass has other numbers than the first.
 
     With ``per_sample_seeds`` one for each picture, so that its noise does not depend on its neighbours.
     """
-    generators = [torch.Generator(device).manual_seed(seed) for seed in request.seeds]
+    seeds = [second_seed(seed) if second else seed for seed in request.seeds]
+    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
     return generators if request.per_sample_seeds else generators[0]
+
+
+def second_seed(seed: int) -> int:
+    """The seed of the second pass, on every device the same."""
+    return int(torch.randint(2**32, (), generator=torch.Generator().manual_seed(seed)))
 
 
 def to_uint8(pictures: Tensor) -> np.ndarray:
     """``[N, 3, H, W]`` in [-1, 1] -> uint8 RGB ``[N, H, W, 3]``, by truncation like the original."""
     values = pictures.float().permute(0, 2, 3, 1) * 127.5 + 127.5
     return values.clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+
+def from_uint8(pictures: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 RGB ``[N, H, W, 3]`` -> float32 ``[N, 3, H, W]`` in [-1, 1]."""
+    values = torch.from_numpy(np.ascontiguousarray(pictures)).to(device).permute(0, 3, 1, 2)
+    return (values.float() / 127.5 - 1.0).contiguous()

@@ -117,7 +117,7 @@ def _checked(request: Request, index: int, control: FurtherControl) -> FurtherCo
             check_shape("hint", condition.check(control.hint))
         elif control.input_image is not None:
             changes["input_image"] = checked_picture(control.input_image)
-        elif request.input_image is None:
+        elif request.input_image is None and request.source is None:
             raise RequestError("it needs an image or a hint, for the request has no picture to find one in.")
         return dataclasses.replace(control, **changes)
 

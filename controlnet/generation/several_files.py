@@ -15,7 +15,14 @@ import numpy as np
 from controlnet.conditions import find_condition
 from controlnet.generation.checks import RequestError, short_repr
 from controlnet.generation.class_prompts import read_class_map
-from controlnet.generation.packing import pack_hint, read_hint, unpack_hint
+from controlnet.generation.packing import (
+    pack_hint,
+    pack_source,
+    read_hint,
+    read_mask,
+    unpack_hint,
+    unpack_source,
+)
 from controlnet.generation.request import Request
 from controlnet.generation.several import MAX_FURTHER, FurtherControl, said_of
 from controlnet.pictures import PictureError, PictureSource, read_picture
@@ -114,7 +121,7 @@ def read_region(source: PictureSource) -> np.ndarray:
     return read_picture(source).min(axis=2)
 
 
-PICTURES |= {"region": read_region, "class_map": read_class_map}
+PICTURES |= {"region": read_region, "class_map": read_class_map, "source": read_picture, "mask": read_mask}
 
 
 # ---- files ----
@@ -202,7 +209,7 @@ def packed(request: Request) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for name in PICTURES:
         if (array := getattr(request, name)) is not None:
-            content[name] = pack_hint(array)
+            content[name] = pack_source(array) if name == "source" else pack_hint(array)
     if request.further:
         content["further"] = [
             {
@@ -222,7 +229,9 @@ def unpacked(content: Mapping[str, Any]) -> dict[str, Any]:
         RequestError: what cannot be read.
     """
     fields: dict[str, Any] = {
-        name: unpack_hint(content[name]) for name in PICTURES if content.get(name) is not None
+        name: (unpack_source if name == "source" else unpack_hint)(content[name])
+        for name in PICTURES
+        if content.get(name) is not None
     }
     if content.get("further"):
         further = []

@@ -77,7 +77,8 @@ def completed(
     for index, control in enumerate(request.further):
         with said_of(index, control.condition):
             hint = control.hint if control.hint is not None else find(request_for(request, control))
-            hint = condition(control.condition).fit(hint, height, width)
+            if request.second_pass == 1:  # else each pass takes its size of it
+                hint = condition(control.condition).fit(hint, height, width)
             further.append(dataclasses.replace(control, hint=hint))
     return dataclasses.replace(request, further=tuple(further))
 

@@ -47,12 +47,20 @@ class Watcher:
         dtype: torch.dtype,
     ):
         self.on_step, self.should_stop, self.dtype = on_step, should_stop, dtype
+        self.total: int | None = None
+        self.done = 0
+        """Steps of the passes before."""
+
+    def expect(self, total: int) -> None:
+        """How many steps all passes have together."""
+        self.total, self.done = total, 0
 
     def bound_to(self, sampler: Sampler, saver: MemorySaver) -> Callable[[Tensor, int], None]:
         """The ``img_callback`` of ``sampler``, with previews decoded by the way of ``saver``."""
 
         def after_step(pred_x0: Tensor, index: int) -> None:
-            steps = len(sampler.ddim_timesteps)  # 30 steps asked for are 31
+            steps = self.total or len(sampler.ddim_timesteps)  # 30 steps asked for are 31
+            index += self.done
             if not torch.isfinite(pred_x0).all():
                 raise GenerationError(
                     f"The latents of step {index + 1} of {steps} are not finite: {cure(self.dtype)}."

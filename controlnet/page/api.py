@@ -77,19 +77,21 @@ def make_generate(generator: Generator, default: str) -> Callable[..., list[Imag
     def generate(
         input_image, prompt, condition=default, options=None, hint=None, settings=None
     ) -> list[Image.Image]:
-        """Picture (or hint) and prompt to pictures: the hint first, then the pictures.
+        """Picture (or hint, or source) and prompt to pictures: the hint first, then the pictures.
 
         ``condition`` is a name, ``options`` its options, ``hint`` a picture used instead of detection,
         ``settings`` any other setting of a request, such as ``{"seed": 1, "num_samples": 2}``; these four
-        may be left out. ``settings`` may also hold ``region``, a file, and ``further``, a list of objects
+        may be left out.
+        ``settings`` may also hold ``source``, a file to begin from, ``mask``, a file that is white where that
+        is painted anew, ``region``, a file, and ``further``, a list of objects
         with ``condition`` and perhaps files as ``image``, ``hint`` and ``region``; then the hints of these
         follow the first. ``{"class_prompts": {"house": "red brick"}}`` needs a ``class_map``, a file, where
         the condition is not seg.
         """
         name = condition or default
-        picture, given = brought(generator, name, input_image, hint)
-        own = {"prompt": prompt or "", "condition": name, "options": _object(options, "options")}
         others, fields, _ = from_settings(_object(settings, "settings"), sent)
+        picture, given = brought(generator, name, input_image, hint, needed="source" not in fields)
+        own = {"prompt": prompt or "", "condition": name, "options": _object(options, "options")}
         result = generator.generate(request_from_settings({**others, **own}, picture, given, **fields))
         return [*map(to_pil, result.all_shown), *saved_pictures(result)]
 
@@ -111,9 +113,9 @@ def make_grid(
         left out, and is as in ``/generate``.
         """
         name = condition or default
-        picture, given = brought(generator, name, input_image, hint)
-        own = {"prompt": prompt or "", "condition": name, "options": _object(options, "options")}
         others, fields, _ = from_settings(_object(settings, "settings"), sent)
+        picture, given = brought(generator, name, input_image, hint, needed="source" not in fields)
+        own = {"prompt": prompt or "", "condition": name, "options": _object(options, "options")}
         base = request_from_settings({**others, **own}, picture, given, **fields)
         axes = [axis_of_object(_object(axis, side)) for axis, side in ((rows, "rows"), (columns, "columns"))]
         wanted = Grid(*axes)
@@ -150,15 +152,16 @@ def make_detect(
 
 
 def brought(
-    generator: Generator, condition: str, picture: str | None, hint: str | None
+    generator: Generator, condition: str, picture: str | None, hint: str | None, needed: bool = True
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Picture and hint of a request from the files sent; with a hint there need be no picture.
+    """Picture and hint of a request from the files sent; with a hint there need be no picture, nor where
+    none is ``needed``.
 
     Raises:
         RequestError, ConditionError, PictureError: files that cannot be used, or neither is there.
     """
     if hint is None:
-        return picture_of(picture), None
+        return picture_of(picture) if picture is not None or needed else None, None
     given = read_hint(generator.condition(condition), opened(hint)).hint
     return None if picture is None else picture_of(picture), given
 

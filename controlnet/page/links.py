@@ -14,12 +14,15 @@ from urllib.parse import parse_qsl, urlencode
 import numpy as np
 
 from controlnet.conditions import DEFAULT
-from controlnet.generation.packing import unpack_hint
+from controlnet.generation.packing import array_hash, unpack_hint
 from controlnet.generation.request import Request, RequestError, request_from_settings, setting_type
 from controlnet.generation.several_files import PICTURES, unpacked
 
 _MAX_HINT_TEXT = 60_000  # browsers carry more, but not every place that a link is pasted into does
 _MAX_FRAGMENT = 200_000
+NO_SOURCE = np.zeros((1, 1, 3), np.uint8)
+"""Stands for the source of a link's picture."""
+
 _DEFAULTS = {
     field.name: {} if field.default is dataclasses.MISSING else field.default
     for field in dataclasses.fields(Request)
@@ -34,7 +37,7 @@ def link_fragment(
     packed_further: Mapping[str, Any] | None = None,
 ) -> str:
     """What follows the ``#``: every setting that differs from its default, the name of the model, and the
-    hints and regions where they are not too large together.
+    hints and regions where they are not too large together. A source picture is told by its hash alone.
     """
     settings = request.settings()
     options = settings.pop("options")
@@ -46,7 +49,13 @@ def link_fragment(
         fields["options"] = json.dumps(options)
     if model:
         fields["model"] = model
-    beside: dict[str, Any] = {name: json.dumps(value) for name, value in (packed_further or {}).items()}
+    beside: dict[str, Any] = {
+        name: json.dumps(value)
+        for name, value in (packed_further or {}).items()
+        if name not in ("source", "mask")
+    }
+    if request.source is not None:
+        fields["source"] = array_hash(request.source)
     if len(packed_hint["labels"]) + sum(map(len, beside.values())) > _MAX_HINT_TEXT:
         if request.condition != DEFAULT:
             fields.pop("class_prompts", None)  # without the map that they are about
@@ -69,9 +78,10 @@ def read_fragment(fragment: str) -> tuple[Request, np.ndarray | None, str]:
     if len(fragment) > _MAX_FRAGMENT:
         raise RequestError(f"This link has {len(fragment)} characters; those of this page are shorter.")
     try:
-        fields = dict(parse_qsl(fragment.lstrip("#"), keep_blank_values=True, max_num_fields=32))
+        fields = dict(parse_qsl(fragment.lstrip("#"), keep_blank_values=True, max_num_fields=64))
     except ValueError as error:
         raise RequestError(f"This link cannot be read ({error}).") from error
+    source = {"source": NO_SOURCE} if fields.pop("source", None) else {}
     model = fields.pop("model", "")
     text = fields.pop("hint", fields.pop("map", None))
     hint = None if text is None else _hint_of(text)
@@ -79,7 +89,12 @@ def read_fragment(fragment: str) -> tuple[Request, np.ndarray | None, str]:
     settings = {name: _typed(name, value) for name, value in fields.items()}
     settings.setdefault("prompt", "")
     standing_in = np.zeros((64, 64, 3), np.uint8)  # further controls without a hint have the page's picture
-    return request_from_settings(settings, standing_in, hint, **unpacked(beside)), hint, model
+    return request_from_settings(settings, standing_in, hint, **source, **unpacked(beside)), hint, model
+
+
+def misses_source(request: Request) -> bool:
+    """Whether a request is that of a link whose picture began from a source, which links do not carry."""
+    return request.source is not None and request.source.shape[:2] == NO_SOURCE.shape[:2]
 
 
 def _object(name: str, text: str) -> Any:

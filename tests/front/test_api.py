@@ -76,6 +76,22 @@ def test_map_first_then_the_pictures_each_with_its_request(client, house, genera
         np.testing.assert_array_equal(np.asarray(Image.open(path)), ours)
 
 
+def test_generate_begins_from_a_source_and_keeps_what_its_mask_keeps(client, house, tmp_path):
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:32] = 255
+    save_png(tmp_path / "mask.png", mask)
+    settings = {"ddim_steps": 2, "seed": 5, "image_resolution": 64, "feather": 0, "denoise": 0.5}
+    settings["mask"] = handle_file(tmp_path / "mask.png")
+    begun = {**settings, "source": handle_file(house)}
+    gallery = client.predict(input_image=None, prompt="a house", settings=begun, api_name="/generate")
+    picture = np.asarray(Image.open(gallery[1]["image"]))
+    np.testing.assert_array_equal(picture[32:], draw()[32:])
+    assert (picture[:32] != draw()[:32]).mean() > 0.5
+    np.testing.assert_array_equal(read_request(gallery[1]["image"]).mask, mask)
+    with pytest.raises(AppError, match="There is a mask but no source"):
+        client.predict(handle_file(house), "x", settings=settings, api_name="/generate")
+
+
 def test_same_seed_same_bytes_other_seed_others(client, house):
     first, second, other = (process(client, house, seed=seed)[1].read_bytes() for seed in (11, 11, 12))
     assert first == second

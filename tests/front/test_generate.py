@@ -239,11 +239,11 @@ def test_out_of_memory_is_tried_once_more_with_slices_and_tiles(generator, monke
     tried = []
     sample = Generator._sample
 
-    def first_fails(self, request, labels, watcher, save_memory, tiled=False):
+    def first_fails(self, request, labels, watcher, save_memory, tiled=False, origin=None):
         tried.append((save_memory, tiled))
         if len(tried) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
-        return sample(self, request, labels, watcher, save_memory, tiled)
+        return sample(self, request, labels, watcher, save_memory, tiled, origin)
 
     monkeypatch.setattr(Generator, "_sample", first_fails)
     result = generator.generate(ask())

@@ -48,6 +48,7 @@ PUBLIC = {
 
 
 TYPES = ("canny", "depth", "hed", "mlsd", "normal", "openpose", "scribble", "seg")
+BEGUN = ("source", "mask", "denoise", "feather", "outpaint", "second_pass", "second_denoise")
 OPTIONS = ("low_threshold", "high_threshold", "bg_threshold", "value_threshold", "distance_threshold")
 
 
@@ -71,7 +72,7 @@ def test_inputs_are_those_of_the_public_model():
     assert {name: (annotations[name], declared[name].default) for name in PUBLIC} == PUBLIC
     first = [*PUBLIC, *OPTIONS, "strength", "guess_mode", "hint", "sampler"]
     assert list(declared)[: len(first)] == first
-    assert not set(declared) & {"input_image", "further"}
+    assert not set(declared) & {"input_image", "further"} and set(BEGUN) <= set(declared)
     assert (declared["sampler"].choices, declared["sampler"].default) == (list(SAMPLERS), "ddim")
     assert declared["num_samples"].choices == ["1", "4"]
     assert declared["image_resolution"].choices == ["256", "512", "768"]
@@ -146,6 +147,21 @@ def test_a_map_stands_for_the_detector(predictor, house, tmp_path):
     assert predictor.generator.condition().detector.calls == []
 
 
+def test_a_source_a_mask_and_a_second_pass(predictor, house, tmp_path):
+    mask = np.zeros((256, 256), np.uint8)
+    mask[:, :128] = 255
+    save_png(tmp_path / "mask.png", mask)
+    given = {"image_resolution": "256", "ddim_steps": 2, "seed": 0, "detect_resolution": 256}
+    begun = {"source": house, "mask": Path(tmp_path / "mask.png"), "feather": 0}
+    picture = np.asarray(Image.open(predictor.predict(house, "a house", **given, **begun)[1]))
+    np.testing.assert_array_equal(picture[:, 128:], draw(256, 256)[:, 128:])
+    assert (picture[:, :128] != draw(256, 256)[:, :128]).mean() > 0.5
+    wide = predictor.predict(house, "a house", source=house, outpaint="left=64", denoise=0.5, **given)
+    assert Image.open(wide[1]).size == (320, 256)
+    large = predictor.predict(house, "a house", second_pass="1.5", second_denoise=0.5, **given)
+    assert Image.open(large[1]).size == (384, 384)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -163,6 +179,12 @@ def test_a_map_stands_for_the_detector(predictor, house, tmp_path):
         {"hint": "/etc/passwd"},
         {"ddim_steps": 0},
         {"eta": 2.0},
+        {"source": "/etc/passwd"},
+        {"mask": "/etc/passwd"},
+        {"denoise": 1.5},
+        {"feather": -1},
+        {"outpaint": "left"},
+        {"second_pass": "3"},
     ],
     ids=str,
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from controlnet.generation.samplers import FAST, SAMPLERS, USUAL
-from controlnet.generation.sampling import WHOLE_RUN, sample_latents
+from controlnet.generation.sampling import WHOLE_RUN, Start, sample_latents
 from ldm.models.diffusion.ddpm import DDPM
 from ldm.models.diffusion.guidance import interval_schedule
 from ldm.models.diffusion.schedulers import SchedulerSampler
@@ -196,3 +196,72 @@ def test_a_scheduler_that_there_is_not() -> None:
 def test_fast_is_faster_than_usual() -> None:
     assert FAST.steps * 2 <= USUAL.steps
     assert FAST.title == f"{SAMPLERS[FAST.sampler].title}, {FAST.steps} steps"
+
+
+def begun(name: str, start: Start, steps: int = 20, model: Known | None = None, **more) -> torch.Tensor:
+    """Latents from a start, without guidance; ``model.asked`` counts the steps."""
+    count = len(start.latents)
+    cond = {"c_concat": [torch.zeros(count, 3, 64, 64)]}
+    generator = [torch.Generator().manual_seed(seed) for seed in range(5, 5 + count)]
+    return sample_latents(
+        model or Known(spread=0.7), cond, None, steps=steps, scale=1.0, generator=generator, sampler=name,
+        start=start, **more,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_less_is_taken_of_the_steps_the_nearer_is_the_source(name: str) -> None:
+    source = torch.full((2, *SHAPE), 1.5)
+    distances = []
+    for denoise, steps in ((0.1, 2), (0.5, 10), (0.72, 14), (1.0, 20)):
+        model = Known(spread=0.7)
+        latents = begun(name, Start(source, denoise), model=model)
+        assert len(model.asked) == steps + (name == "plms")
+        distances.append((latents - source).abs().mean().item())
+    assert distances[0] < 0.4 < distances[1] < distances[2] + 0.05  # LCM is quick
+    assert distances[-1] > 0.6
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_start_in_the_middle_keeps_what_its_mask_keeps_and_seeds_apart(name: str) -> None:
+    source, keep = torch.full((2, *SHAPE), -0.4), torch.zeros(2, 1, 8, 8)
+    keep[..., :4] = 1.0
+    latents = begun(name, Start(source, 0.6, keep))
+    torch.testing.assert_close(latents[..., :4], source[..., :4], rtol=0, atol=0.15)
+    assert (latents[..., 4:] - source[..., 4:]).abs().mean() > 0.15
+    torch.testing.assert_close(latents[:1], begun(name, Start(source[:1], 0.6, keep[:1])))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_start_in_the_middle_is_told_its_steps_and_guided_in_a_part_of_them(name: str) -> None:
+    told: list[int] = []
+    model = Known(spread=0.7)
+    cond = {"c_concat": [torch.zeros(1, 3, 64, 64)]}
+    sample_latents(
+        model, cond, "without", steps=20, scale=2.0, generator=torch.Generator().manual_seed(0), sampler=name,
+        guidance_interval=(0.0, 0.5), start=Start(torch.zeros(1, *SHAPE), 0.5),
+        on_step=lambda sampler: lambda start, index: told.append(index),
+    )  # fmt: skip
+    assert told == list(range(10))
+    assert model.asked.count("without") == 5 + (name == "plms")
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_start_from_noise_is_the_plain_run(name: str) -> None:
+    source = torch.full((2, *SHAPE), 1.5)
+    plain = begun(name, Start(source, 1.0, None, from_noise=True))
+    cond = {"c_concat": [torch.zeros(2, 3, 64, 64)]}
+    generator = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
+    same = sample_latents(
+        Known(spread=0.7), cond, None, steps=20, scale=1.0, generator=generator, sampler=name
+    )
+    torch.testing.assert_close(plain, same, rtol=0, atol=0)
+
+
+def test_places_that_a_schedule_does_not_have() -> None:
+    sampler = SAMPLERS["euler"].make(Known())
+    sampler.make_schedule(4, verbose=False)
+    with pytest.raises(ValueError, match="got place 4; expected 0 to 3"):
+        sampler.decode(torch.zeros(1, *SHAPE), None, 5)
+    with pytest.raises(ValueError, match="it is DDIM's alone"):
+        sampler.make_schedule(4, ddim_eta=0.5)

@@ -15,7 +15,7 @@ from cldm.convert_files import Form, convert_file
 from cldm.ddim_hacked import DDIMSampler
 from cldm.model import load_control, load_model
 from controlnet.generation.samplers import SAMPLERS
-from controlnet.generation.sampling import Control, guided_conditions
+from controlnet.generation.sampling import Control, Start, guided_conditions, sample_latents
 from ldm.layouts import diffusers as layout
 from ldm.layouts.recognise import recognise
 from ldm.weights import read_state_dict
@@ -141,6 +141,42 @@ def test_its_schedulers_sample_alike_in_its_pipeline_and_here(
     ours, _ = sampler.sample(
         STEPS, 2, (4, 8, 8), cond, verbose=False, x_T=noise, generator=seeds(), **guidance
     )
+    assert relative_error(ours, theirs) <= 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "strength"), [("ddim", 0.3), ("ddim", 1.0), *((name, 0.75) for name in ("ddim", *SCHEDULERS))]
+)
+def test_image_to_image_begins_where_its_pipeline_does(
+    name: str, strength: float, diffusers, folder: Path, config: Path, state: State, tmp_path: Path
+):
+    """Latents, noise and steps of diffusers' image to image, in ten steps: the same latents within 1e-3."""
+    pipe = diffusers.StableDiffusionControlNetImg2ImgPipeline.from_pretrained(folder, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    model = load_model(config, save(state, tmp_path / "a.ckpt"))
+    if name != "ddim":
+        sampler = SAMPLERS[name].make(model)
+        kind = getattr(diffusers, sampler.scheduler)
+        pipe.scheduler = kind.from_config(pipe.scheduler.config, **sampler.options)
+    hint, source = torch.rand(2, 3, 64, 64), torch.randn(2, 4, 8, 8)
+
+    def seeds() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in (7, 8)]
+
+    theirs = pipe(
+        [PROMPT] * 2, image=source, control_image=hint, negative_prompt=[NEGATIVE] * 2, generator=seeds(),
+        strength=strength, num_inference_steps=10, guidance_scale=SCALE, output_type="latent",
+        controlnet_conditioning_scale=1.0,
+    ).images  # fmt: skip
+    with torch.no_grad():
+        cond, uncond = (
+            {"c_concat": [hint], "c_crossattn": [model.get_learned_conditioning([text] * 2)]}
+            for text in (PROMPT, NEGATIVE)
+        )
+        ours = sample_latents(
+            model, cond, uncond, steps=10, scale=SCALE, generator=seeds(), sampler=name,
+            start=Start(source, strength),
+        )  # fmt: skip
     assert relative_error(ours, theirs) <= 1e-3
 
 

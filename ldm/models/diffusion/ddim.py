@@ -144,8 +144,6 @@ class DDIMSampler(Sampler):
         visited = self.steps_of(ddim_use_original_steps, timesteps)
         steps = len(visited)
         scales = guidance_scales(unconditional_guidance_scale, ucg_schedule, steps)
-        if mask is not None and x0 is None:
-            raise ValueError("a mask needs x0, the latents that it keeps")
         x = noise_like(shape, device, generator=generator) if x_T is None else x_T
         cond, uncond = self.prepared(cond), self.prepared(unconditional_conditioning)
         intermediates = {"x_inter": [x], "pred_x0": [x]}
@@ -154,11 +152,8 @@ class DDIMSampler(Sampler):
             if callback:
                 callback(i)
             t = torch.full((shape[0],), int(step), device=device, dtype=torch.long)
-            if mask is not None:
-                kept = self.model.q_sample(x0, t, noise_like(x0.shape, device, generator=generator))
-                x = kept * mask + (1.0 - mask) * x
             x, pred_x0 = self.p_sample_ddim(
-                x,
+                self.kept(x, t, mask, x0, generator),
                 self.at_step(cond, i, steps),
                 t,
                 index=index,
@@ -261,22 +256,6 @@ class DDIMSampler(Sampler):
         return x, out
 
     @torch.no_grad()
-    def stochastic_encode(
-        self,
-        x0: torch.Tensor,
-        t: torch.Tensor,
-        use_original_steps: bool = False,
-        noise: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Noisy latents at place ``t [B]`` of the schedule, to be continued by `decode` (image to image)."""
-        schedule = self.schedule_of(use_original_steps)
-        alphas = torch.as_tensor(schedule.alphas, dtype=x0.dtype, device=x0.device)[t].view(
-            -1, *(1,) * (x0.ndim - 1)
-        )
-        noise = torch.randn_like(x0) if noise is None else noise
-        return alphas.sqrt() * x0 + (1.0 - alphas).sqrt() * noise
-
-    @torch.no_grad()
     def decode(
         self,
         x_latent: torch.Tensor,
@@ -288,23 +267,36 @@ class DDIMSampler(Sampler):
         callback: Callable[[int], Any] | None = None,
         verbose: bool = True,
         generator: Generators = None,
+        mask: torch.Tensor | None = None,
+        x0: torch.Tensor | None = None,
+        img_callback: Callable[[torch.Tensor, int], Any] | None = None,
+        ucg_schedule: Sequence[float] | None = None,
     ) -> torch.Tensor:
-        """Sample on from noisy latents ``[B, C, H, W]`` over the first ``t_start`` steps of the schedule."""
+        """Sample on from noisy latents ``[B, C, H, W]`` over the first ``t_start`` steps of the schedule.
+
+        Args:
+            callback: called with the number of each step after it.
+            ucg_schedule: a guidance scale for each of the steps that are taken.
+            others: see `sample`.
+        """
         cond, uncond = self.prepared(cond), self.prepared(unconditional_conditioning)
         visited = self.schedule_of(use_original_steps).timesteps[:t_start]
+        scales = guidance_scales(unconditional_guidance_scale, ucg_schedule, len(visited))
         x = x_latent
         for i, step in enumerate(tqdm(visited[::-1], desc="Decoding image", disable=not verbose)):
             t = torch.full((len(x),), int(step), device=x.device, dtype=torch.long)
-            x, _ = self.p_sample_ddim(
-                x,
+            x, pred_x0 = self.p_sample_ddim(
+                self.kept(x, t, mask, x0, generator),
                 self.at_step(cond, i, len(visited)),
                 t,
                 index=len(visited) - i - 1,
                 use_original_steps=use_original_steps,
-                unconditional_guidance_scale=unconditional_guidance_scale,
+                unconditional_guidance_scale=scales[i],
                 unconditional_conditioning=self.at_step(uncond, i, len(visited)),
                 **_if_given(generator),
             )
+            if img_callback:
+                img_callback(pred_x0, i)
             if callback:
                 callback(i)
         return x

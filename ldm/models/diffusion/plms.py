@@ -119,8 +119,6 @@ class PLMSSampler(Sampler):
     ) -> tuple[torch.Tensor, dict[str, list[torch.Tensor]]]:
         """The loop of `sample`; see `DDIMSampler.ddim_sampling`."""
         refuse_unsupported(dynamic_threshold=dynamic_threshold, quantize_denoised=quantize_denoised)
-        if mask is not None and x0 is None:
-            raise ValueError("a mask needs x0, the latents that it keeps")
         device = self.model.alphas_cumprod.device
         visited = self.steps_of(ddim_use_original_steps, timesteps)[::-1]
         steps = len(visited)
@@ -135,11 +133,8 @@ class PLMSSampler(Sampler):
                 callback(i)
             t = torch.full((shape[0],), int(step), device=device, dtype=torch.long)
             t_next = torch.full_like(t, int(visited[min(i + 1, steps - 1)]))
-            if mask is not None:
-                kept = self.model.q_sample(x0, t, noise_like(x0.shape, device, generator=generator))
-                x = kept * mask + (1.0 - mask) * x
             x, pred_x0, e_t = self.p_sample_plms(
-                x,
+                self.kept(x, t, mask, x0, generator),
                 self.at_step(cond, i, steps),
                 t,
                 index=index,
@@ -160,6 +155,19 @@ class PLMSSampler(Sampler):
                 intermediates["x_inter"].append(x)
                 intermediates["pred_x0"].append(pred_x0)
         return x, intermediates
+
+    @torch.no_grad()
+    def decode(self, x_latent: torch.Tensor, cond: Any, t_start: int, **more: Any) -> torch.Tensor:
+        """Sample on from noisy latents ``[B, C, H, W]`` over the first ``t_start`` steps of the schedule.
+
+        Args:
+            more: of `plms_sampling`.
+        """
+        self.verbose = more.pop("verbose", self.verbose)
+        steps = len(self.schedule_of(use_original_steps=False))
+        return self.plms_sampling(
+            cond, x_latent.shape, x_T=x_latent, timesteps=None if t_start >= steps else t_start + 1, **more
+        )[0]
 
     @torch.no_grad()
     def p_sample_plms(

@@ -130,6 +130,51 @@ class Sampler:
             return steps
         return steps[:timesteps] if use_original_steps else steps[: min(timesteps, len(steps)) - 1]
 
+    # ---- from a picture
+
+    @torch.no_grad()
+    def stochastic_encode(
+        self,
+        x0: torch.Tensor,
+        t: torch.Tensor,
+        use_original_steps: bool = False,
+        noise: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Noisy latents at place ``t [B]`` of the schedule, to be continued by `decode` (image to image).
+
+        Needs `make_schedule`. ``decode(..., t_start=n)`` takes up at place ``n - 1``.
+        """
+        schedule = self.schedule_of(use_original_steps)
+        alphas = torch.as_tensor(schedule.alphas, dtype=x0.dtype, device=x0.device)[t].view(
+            -1, *(1,) * (x0.ndim - 1)
+        )
+        noise = torch.randn_like(x0) if noise is None else noise
+        return alphas.sqrt() * x0 + (1.0 - alphas).sqrt() * noise
+
+    def decode(self, x_latent: torch.Tensor, cond: Any, t_start: int, **more: Any) -> torch.Tensor:
+        """Sample on from noisy latents, each sampler in its way; see `DDIMSampler.decode`."""
+        raise NotImplementedError
+
+    def kept(
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        mask: torch.Tensor | None,
+        x0: torch.Tensor | None,
+        generator: Generators,
+    ) -> torch.Tensor:
+        """``x`` with what a mask keeps of ``x0``, as noisy as time steps ``t [B]`` have it.
+
+        Raises:
+            ValueError: a mask without ``x0``.
+        """
+        if mask is None:
+            return x
+        if x0 is None:
+            raise ValueError("a mask needs x0, the latents that it keeps")
+        kept = self.model.q_sample(x0, t, noise_like(x0.shape, x.device, generator=generator))
+        return kept * mask + (1.0 - mask) * x
+
     # ---- one step
 
     def guided_output(

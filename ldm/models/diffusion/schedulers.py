@@ -69,9 +69,47 @@ class SchedulerSampler(Sampler):
         self.ddim_timesteps = scheduler.timesteps.double().numpy()[::-1]
         return scheduler
 
+    def make_schedule(
+        self, ddim_num_steps: int, ddim_discretize: str = "", ddim_eta: float = 0.0, verbose: bool = True
+    ) -> Any:
+        """See `make_scheduler`; ``ddim_eta`` must be 0, and the spacing is the scheduler's own."""
+        self._refuse_eta(ddim_eta)
+        self.verbose = verbose
+        return self.make_scheduler(ddim_num_steps)
+
+    def _refuse_eta(self, eta: float) -> None:
+        if eta != 0:
+            raise ValueError(f"got eta={eta}; it is DDIM's alone: with {self.scheduler} eta must be 0")
+
     def step_count(self, steps: int) -> int:
         """As many as are asked for."""
         return steps
+
+    def _begun_at(self, place: int) -> tuple[Any, torch.Tensor]:
+        """A fresh scheduler of as many steps as the one of `make_schedule`, that begins at a place of the
+        ascending steps, and the time steps that are left, ``[place + 1]`` from the noisiest.
+        """
+        steps = len(self.ddim_timesteps)
+        if not 0 <= place < steps:
+            raise ValueError(f"got place {place}; expected 0 to {steps - 1}, those of the schedule")
+        scheduler = self.make_scheduler(steps)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(steps - 1 - place)
+        return scheduler, scheduler.timesteps[steps - 1 - place :]
+
+    @torch.no_grad()
+    def stochastic_encode(
+        self,
+        x0: torch.Tensor,
+        t: torch.Tensor,
+        use_original_steps: bool = False,
+        noise: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """See `Sampler.stochastic_encode`; ``t [B]`` is one place for all, on the host."""
+        refuse_unsupported(use_original_steps=use_original_steps)
+        scheduler, left = self._begun_at(int(t[0]))
+        noise = torch.randn_like(x0) if noise is None else noise
+        return scheduler.add_noise(x0, noise, left[:1].repeat(len(x0)))
 
     @torch.no_grad()
     def sample(
@@ -103,37 +141,84 @@ class SchedulerSampler(Sampler):
             ValueError: the condition's batch is not B, or an argument has no meaning here, such as an eta.
         """
         refuse_unsupported(**unsupported)
-        if eta != 0:
-            raise ValueError(f"got eta={eta}; it is DDIM's alone: with {self.scheduler} eta must be 0")
-        if mask is not None and x0 is None:
-            raise ValueError("a mask needs x0, the latents that it keeps")
+        self._refuse_eta(eta)
         check_rows(conditioning, batch_size)
         check_rows(unconditional_conditioning, batch_size, "an unconditional condition")
         scheduler, device = self.make_scheduler(S), self.model.alphas_cumprod.device
-        scales = guidance_scales(unconditional_guidance_scale, ucg_schedule, len(scheduler.timesteps))
-        draw = given_to(scheduler.step, generator=generator)
         noise = noise_like((batch_size, *shape), device, generator=generator) if x_T is None else x_T
-        x = noise * float(scheduler.init_noise_sigma)
-        cond, uncond = self.prepared(conditioning), self.prepared(unconditional_conditioning)
+        self.verbose = verbose
+        return self._run(
+            scheduler,
+            scheduler.timesteps,
+            noise * float(scheduler.init_noise_sigma),
+            conditioning,
+            unconditional_conditioning,
+            guidance_scales(unconditional_guidance_scale, ucg_schedule, S),
+            callback=callback,
+            img_callback=img_callback,
+            mask=mask,
+            x0=x0,
+            log_every_t=log_every_t,
+            generator=generator,
+        )
+
+    @torch.no_grad()
+    def decode(
+        self,
+        x_latent: torch.Tensor,
+        cond: Any,
+        t_start: int,
+        unconditional_guidance_scale: float = 1.0,
+        unconditional_conditioning: Any = None,
+        verbose: bool = True,
+        ucg_schedule: Sequence[float] | None = None,
+        **more: Any,
+    ) -> torch.Tensor:
+        """Sample on from noisy latents ``[B, C, H, W]`` over the last ``t_start`` steps; see `sample`."""
+        scheduler, left = self._begun_at(t_start - 1)
+        self.verbose = verbose
+        scales = guidance_scales(unconditional_guidance_scale, ucg_schedule, t_start)
+        return self._run(scheduler, left, x_latent, cond, unconditional_conditioning, scales, **more)[0]
+
+    def _run(
+        self,
+        scheduler: Any,
+        visited: torch.Tensor,
+        x: torch.Tensor,
+        cond: Any,
+        uncond: Any,
+        scales: Sequence[float],
+        callback: Callable[[int], Any] | None = None,
+        img_callback: Callable[[torch.Tensor, int], Any] | None = None,
+        mask: torch.Tensor | None = None,
+        x0: torch.Tensor | None = None,
+        log_every_t: int = 100,
+        generator: Generators = None,
+    ) -> tuple[torch.Tensor, dict[str, list[torch.Tensor]]]:
+        """The loop of `sample` and `decode`, from latents as noisy as the first of the time steps has it."""
+        if mask is not None and x0 is None:
+            raise ValueError("a mask needs x0, the latents that it keeps")
+        draw = given_to(scheduler.step, generator=generator)
+        cond, uncond = self.prepared(cond), self.prepared(uncond)
         intermediates = {"x_inter": [x], "pred_x0": [x]}
-        for i, step in enumerate(tqdm(scheduler.timesteps, desc=self.scheduler, disable=not verbose)):
+        for i, step in enumerate(tqdm(visited, desc=self.scheduler, disable=not self.verbose)):
             if callback:
                 callback(i)
-            if mask is not None:
-                noise = noise_like(x0.shape, device, generator=generator)
+            if mask is not None and x0 is not None:
+                noise = noise_like(x0.shape, x.device, generator=generator)
                 x = scheduler.add_noise(x0, noise, step.repeat(len(x0))) * mask + (1.0 - mask) * x
-            t = torch.full((batch_size,), as_number(step), device=device)
-            halves = (self.at_step(half, i, len(scheduler.timesteps)) for half in (cond, uncond))
+            t = torch.full((len(x),), as_number(step), device=x.device)
+            halves = (self.at_step(half, i, len(visited)) for half in (cond, uncond))
             output = self.guided_output(scheduler.scale_model_input(x, step), t, *halves, scales[i])
             result = scheduler.step(output, step, x, **draw)
             x, pred_x0 = result.prev_sample, predicted_start(scheduler, result)
             if img_callback:
                 img_callback(pred_x0, i)
-            if (len(scheduler.timesteps) - i - 1) % log_every_t == 0 or i == 0:
+            if (len(visited) - i - 1) % log_every_t == 0 or i == 0:
                 intermediates["x_inter"].append(x)
                 intermediates["pred_x0"].append(pred_x0)
-        if mask is not None:  # the last step may begin at much noise, from which x0 is not found again
-            x = x0 * mask + (1.0 - mask) * x
+        if mask is not None and x0 is not None:  # the last step may begin at much noise, from which x0 is
+            x = x0 * mask + (1.0 - mask) * x  # not found again
         return x, intermediates
 
 
