@@ -6,7 +6,7 @@ All of it is arithmetic on uint8 arrays; what samplers make of it is in `control
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -19,7 +19,7 @@ from controlnet.generation.checks import (
     checked_picture,
     short_repr,
 )
-from controlnet.generation.sizes import Place, fits, source_place
+from controlnet.generation.sizes import Place, fits, result_size, source_place
 
 if TYPE_CHECKING:
     from controlnet.generation.request import Request
@@ -209,6 +209,21 @@ def hint_picture(request: Request) -> tuple[np.ndarray, int]:
         return picture, request.image_resolution
     canvas = make_canvas(request).picture
     return canvas, min(canvas.shape[:2])
+
+
+def for_canvas(request: Request, resolution: int, guidance: float) -> Request:
+    """With a canvas that grows, a hint that is not of its size is that of the source: it gives way to what is
+    found on the whole canvas.
+
+    Args:
+        resolution, guidance: of the model, see `Request.for_model`.
+    """
+    if request.source is None or not request.outpaint or request.hint is None:
+        return request
+    width, height = result_size(request.for_model(resolution, guidance))
+    if request.hint.shape[:2] == (height, width):
+        return request
+    return replace(request, hint=None, input_image=None)
 
 
 def _inside(place: Place) -> tuple[slice, slice]:

@@ -86,6 +86,7 @@ def completed(
 def request_for(request: Request, control: FurtherControl) -> Request:
     """A request whose hint is that of a further control, found in its own picture or that of the request."""
     changes: dict[str, Any] = {"condition": control.condition, "options": control.options, "hint": None}
+    changes |= {"class_prompts": {}, "class_map": None}  # which may be about the hint of the first
     if control.input_image is not None:
         changes["input_image"] = control.input_image
     detect = default_detect_resolution(find_condition(control.condition), definite(request.image_resolution))

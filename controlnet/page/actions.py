@@ -11,6 +11,7 @@ import numpy as np
 
 from annotator.ade20k import CLASSES
 from controlnet.conditions import Condition, find_condition
+from controlnet.generation.from_source import for_canvas
 from controlnet.generation.generator import Generator
 from controlnet.generation.packing import read_hint
 from controlnet.generation.request import Request
@@ -198,12 +199,15 @@ class Actions:
             RequestError, PictureError: values that cannot be used.
         """
         hint = self.brought(condition, label_map, drawing, kept)
-        picture = picture_of(input_image) if hint is None else None
         own, more = self._of_panels(values)
         fields: dict[str, Any] = {}
         for panel, given in zip(self.panels, more, strict=True):
             fields |= panel.fields(given, input_image)
-        return Request(picture, hint=hint, **self.settings(condition, per_sample_seeds, own), **fields)
+        needed = hint is None and (input_image is not None or "source" not in fields)
+        picture = picture_of(input_image) if needed else None
+        settings = self.settings(condition, per_sample_seeds, own)
+        own_sizes = (self.generator.resolution, self.generator.guidance)
+        return for_canvas(Request(picture, hint=hint, **settings, **fields), *own_sizes)
 
     def _of_panels(self, values: Sequence[Any]) -> tuple[Sequence[Any], list[list[Any]]]:
         """The values of ``SETTINGS`` and of every option, and those of each panel."""
@@ -255,7 +259,8 @@ class Actions:
             hints = (unchanged,) * 4
             if request.hint is None:
                 used = self.generator.condition(request.condition)
-                hints = self.show(used, value.hint, request.input_image)
+                found = value.hint if value.best_hint is None else value.best_hint
+                hints = self.show(used, found, request.input_image)
             yield (
                 view.done_html(value), gallery_items(value), view.result_html(value), *hints, value,
             )  # fmt: skip

@@ -21,6 +21,7 @@ from controlnet.page.editors.draw import drawing_board, show_drawing
 from controlnet.page.editors.label_map import label_map_editor, show_map
 from controlnet.page.examples import Example
 from controlnet.page.folder import FolderParts, lay_out_folder
+from controlnet.page.from_source import lay_out_from_source
 from controlnet.page.grid import GridParts, lay_out_grid, lay_out_sheet
 from controlnet.page.panels import Panel
 from controlnet.page.settings import SETTINGS
@@ -128,7 +129,9 @@ def lay_out(
             )
             parts |= lay_out_source(condition, examples, first)
             parts |= lay_out_hint(condition, generator.world, first)
-            parts["panels"] = [lay_out_class_prompts(), lay_out_several(generator, condition)]
+            parts["panels"] = [
+                lay_out_class_prompts(), lay_out_from_source(), lay_out_several(generator, condition),
+            ]  # fmt: skip
             settings = lay_out_settings(generator.resolution, generator.guidance, condition)
             parts["grid"] = lay_out_grid()
             parts["folder"] = lay_out_folder()

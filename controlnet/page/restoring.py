@@ -13,7 +13,7 @@ from controlnet.generation.png import read_metadata, request_of
 from controlnet.generation.request import Request, RequestError
 from controlnet.page import view
 from controlnet.page.actions import Actions
-from controlnet.page.links import read_fragment
+from controlnet.page.links import misses_source, read_fragment
 from controlnet.page.panels import split
 from controlnet.page.settings import SETTINGS, fitted_to_page
 from controlnet.page.uploads import is_uploaded, one_line, opened
@@ -55,6 +55,8 @@ class Restoring:
         settings, difference = fitted_to_page(request.settings(), model, self.generator)
         text = "From a link. Press Generate to repeat its picture"
         text += "." if hint is not None else ", with its source."
+        if misses_source(request):
+            text = "From a link, without the picture that it began from: give that under From a picture."
         text = f"From a link. {difference}" if difference else text
         return self._filled(request, settings, hint, text)
 
@@ -91,13 +93,21 @@ class Restoring:
         shown: Sequence[Any] = (gr.skip(),) * 4
         if hint is not None:
             condition = self.generator.condition(settings["condition"])
-            plain = {**settings, "class_prompts": {}}  # their map is the panel's matter
-            shown = self.actions.show(condition, self.generator.hint(Request(None, hint=hint, **plain)))
+            shown = self.actions.show(condition, self._fitted(request, settings, hint))
         return [
             settings["condition"], *(settings[name] for name in SETTINGS), settings["per_sample_seeds"],
             *options, *self.panels_filled(request), gr.skip(), *shown, gallery or gr.skip(),
             view.message_html(text),
         ]  # fmt: skip
+
+    def _fitted(self, request: Request, settings: Mapping[str, Any], hint: np.ndarray) -> np.ndarray:
+        """A hint at the size of the pictures; that of a second pass stays the best that there is."""
+        if request.second_pass > 1:
+            return hint
+        source = None if misses_source(request) else request.source
+        outpaint = {} if source is None else request.outpaint
+        plain = {**settings, "class_prompts": {}, "outpaint": outpaint}  # a class map is its panel's matter
+        return self.generator.hint(Request(None, hint=hint, source=source, **plain))
 
     def _of_work(self, text: str) -> list[Any]:
         """What ``desk.js`` keeps: the components' own values, which their own checks look at when they are

@@ -81,8 +81,9 @@ def compare(
     if departures and departs is not None:
         right = view.mark_departures(right, departs)
     left = result.shown
-    if input_image and not departures:
-        source = _readable(input_image)
+    begun = result.request.source
+    if (input_image or begun is not None) and not departures:
+        source = _readable(input_image) if begun is None else begun
         if source is not None and same_aspect(source, result.hint):
             size = result.hint.shape[1::-1]
             left = np.asarray(Image.fromarray(source).resize(size, Image.Resampling.LANCZOS))

@@ -36,6 +36,7 @@ from controlnet.page.events import (
     wire_waiting,
 )
 from controlnet.page.folder import wire_folder
+from controlnet.page.from_source import wire_from_source
 from controlnet.page.grid import wire_grid
 from controlnet.page.layout import Parts, detect_text, upload_text
 from controlnet.page.restoring import Restoring
@@ -87,6 +88,7 @@ def wire(
     # A visitor who waits is told the place in the line every second.
     parts.clock.tick(actions.wait, session.job, [parts.waiting, parts.clock], **INSTANT)
     wire_results(parts, session)
+    wire_from_source(parts, session)
     wire_kept(parts, Restoring(actions))
 
 
