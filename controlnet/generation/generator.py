@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -24,12 +24,12 @@ from controlnet.generation.from_source import check_fits, hint_picture
 from controlnet.generation.memory import MemorySaver, attempt, smaller_sizes
 from controlnet.generation.models import ModelFiles
 from controlnet.generation.packing import pack_hint
-from controlnet.generation.passes import Origin, carried_out, remarks, steps_of, without_source
+from controlnet.generation.passes import Origin, carried_out, remarks, steps_of, trial_of
 from controlnet.generation.png import metadata_text
 from controlnet.generation.request import Request, RequestError, default_detect_resolution, definite
 from controlnet.generation.sampling import guided_conditions, noise_generators, sample_latents, to_uint8
 from controlnet.generation.several_files import packed
-from controlnet.generation.several_run import acting, completed, run_controls, throughout
+from controlnet.generation.several_run import acting, completed, run_controls
 from controlnet.generation.sizes import resized, result_size
 from controlnet.generation.watcher import GenerationError, Step, Watcher, cure
 from controlnet.generation.words import cut_remarks, regional_of
@@ -283,19 +283,7 @@ class Generator:
     def _what_fits(self, request: Request) -> str:
         """Find by trial, one step each, what could be asked for instead."""
         for num_samples, resolution in smaller_sizes(request.num_samples, definite(request.image_resolution)):
-            trial = replace(
-                without_source(request),
-                num_samples=num_samples,
-                image_resolution=resolution,
-                ddim_steps=1,
-                eta=0.0,
-                guidance_start=0.0,
-                guidance_end=1.0,
-                **throughout(request),
-                class_prompts={},
-                class_map=None,
-                second_pass=1.0,
-            )
+            trial = trial_of(request, num_samples, resolution)
             width, height = result_size(trial)
             control = np.zeros((height, width, 3), np.uint8)
             if attempt(partial(self._sample, trial, control, None, True, tiled=True)) is not None:

@@ -16,6 +16,7 @@ from controlnet.generation.memory import MemorySaver
 from controlnet.generation.request import Request
 from controlnet.generation.samplers import SAMPLERS
 from controlnet.generation.sampling import Start, from_uint8
+from controlnet.generation.several_run import throughout
 from controlnet.generation.sizes import final_size, result_size, source_place
 
 if TYPE_CHECKING:
@@ -97,6 +98,23 @@ def without_source(request: Request) -> Request:
         return request
     picture = request.input_image if request.hint is not None else hint_picture(request)[0]
     return replace(request, input_image=picture, source=None, mask=None, outpaint={})
+
+
+def trial_of(request: Request, num_samples: int, resolution: int) -> Request:
+    """A request of one step that takes about as much memory as a pass of another size."""
+    return replace(
+        without_source(request),
+        num_samples=num_samples,
+        image_resolution=resolution,
+        ddim_steps=1,
+        eta=0.0,
+        guidance_start=0.0,
+        guidance_end=1.0,
+        **throughout(request),
+        class_prompts={},
+        class_map=None,
+        second_pass=1.0,
+    )
 
 
 Draw = Callable[[Request, Any, "Watcher", Origin | None], np.ndarray]
