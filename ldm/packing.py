@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ldm.modules.attention import GEGLU
+from ldm.modules.residual import takes_residual
 
 PACKED_TYPES = (torch.float32, torch.bfloat16)
 
@@ -137,12 +138,14 @@ class PackedConv2d(_PackedLayer):
     def _pack(self, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return torch._C._nn.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), *self.geometry, 1, list(x.shape))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    @takes_residual
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        weight = self._weight_for(x)
-        return torch.ops.mkldnn._convolution_pointwise(
-            x, weight, self.bias, *self.geometry, 1, "none", [], ""
-        )
+        layer = (self._weight_for(x), self.bias, *self.geometry, 1)
+        if residual is None:
+            return torch.ops.mkldnn._convolution_pointwise(x, *layer, "none", [], "")
+        other = residual.to(x.dtype).contiguous(memory_format=torch.channels_last)
+        return torch.ops.mkldnn._convolution_pointwise.binary(x, other, *layer, "add", 1.0, None, [], None)
 
     def after_doubling(self, x: torch.Tensor) -> torch.Tensor:
         """The convolution of ``x`` at twice its size by nearest neighbour: ``[B, C, H, W]`` -> ``[B, O, 2H,
@@ -198,9 +201,21 @@ class PackedLinear(_PackedLayer):
     def _pack(self, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return torch.ops.mkldnn._reorder_linear_weight(weight, x.numel() // x.shape[-1])
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    @takes_residual
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        if residual is not None:
+            return self._combined(x, residual, "add")
         weight = self._weight_for(x)
         return torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, self.activation, [], "none")
+
+    def times(self, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        """The layer's result, without its activation, times ``factor``."""
+        return self._combined(x, factor, "mul")
+
+    def _combined(self, x: torch.Tensor, other: torch.Tensor, operation: str) -> torch.Tensor:
+        weight = self._weight_for(x)
+        other = other.to(x.dtype).contiguous()
+        return torch.ops.mkldnn._linear_pointwise.binary(x, other, weight, self.bias, operation)
 
     def unpacked(self) -> nn.Linear:
         """The ordinary layer."""
@@ -235,7 +250,7 @@ class PackedGate(_PackedLayer):
     def gated(self, x: torch.Tensor) -> torch.Tensor:
         """value · GELU(gate), ``[..., I] -> [..., O]``."""
         value, gate = self._halves
-        return value(x).mul_(gate(x))
+        return value.times(x, gate(x))
 
     def unpacked(self) -> nn.Linear:
         """The ordinary layer."""

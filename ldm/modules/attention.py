@@ -15,6 +15,7 @@ from torch import nn
 from ldm.modules.diffusionmodules.util import checkpoint as run_checkpointed
 from ldm.modules.diffusionmodules.util import zero_module
 from ldm.modules.regional import RegionalContext
+from ldm.modules.residual import plus, takes_residual
 from ldm.modules.sharing import rows_like
 from ldm.util import default, exists  # noqa: F401 - people import both from here
 
@@ -49,8 +50,9 @@ class FeedForward(nn.Module):
         project_in = GEGLU(dim, hidden) if glu else nn.Sequential(nn.Linear(dim, hidden), nn.GELU())
         self.net = nn.Sequential(project_in, nn.Dropout(dropout), nn.Linear(hidden, default(dim_out, dim)))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.net(x)
+    @takes_residual
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        return self.net(x) if residual is None else plus(residual, self.net, x)
 
 
 def attend(
@@ -128,8 +130,13 @@ class CrossAttention(nn.Module):
         self.to_v = nn.Linear(context_dim, inner_dim, bias=False)
         self.to_out = nn.Sequential(nn.Linear(inner_dim, query_dim), nn.Dropout(dropout))
 
+    @takes_residual
     def forward(
-        self, x: torch.Tensor, context: torch.Tensor | None = None, mask: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        context: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
         context = default(context, x)
         whole = context.whole if isinstance(context, RegionalContext) else context
@@ -138,7 +145,8 @@ class CrossAttention(nn.Module):
         out = attend(q, k, v, self.slice_size, self.scale, seen)  # [B, heads, N, d]
         if isinstance(context, RegionalContext):
             out = self._with_prompts_of_places(q, out, context)
-        return self.to_out(out.transpose(1, 2).flatten(2))  # [B, N, query_dim]
+        out = out.transpose(1, 2).flatten(2)  # [B, N, heads * d]
+        return self.to_out(out) if residual is None else plus(residual, self.to_out, out)
 
     def _with_prompts_of_places(
         self, q: torch.Tensor, out: torch.Tensor, text: RegionalContext
@@ -211,10 +219,10 @@ class BasicTransformerBlock(nn.Module):
     def _forward(self, x: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
         if self.disable_self_attn:
             x = rows_like(x, context)
-        x = x + self.attn1(self.norm1(x), context if self.disable_self_attn else None)
+        x = plus(x, self.attn1, self.norm1(x), context if self.disable_self_attn else None)
         x = rows_like(x, context)
-        x = x + self.attn2(self.norm2(x), context)
-        return x + self.ff(self.norm3(x))
+        x = plus(x, self.attn2, self.norm2(x), context)
+        return plus(x, self.ff, self.norm3(x))
 
 
 class SpatialTransformer(nn.Module):
@@ -290,9 +298,8 @@ class SpatialTransformer(nn.Module):
         h = h.unflatten(1, (height, width)).permute(
             0, 3, 1, 2
         )  # [B, C or inner, H, W], channels last in memory
-        if not self.use_linear:
-            h = self.proj_out(h)  # [B, C, H, W]
-        return h + rows_like(x, h)
+        x = rows_like(x, h)
+        return x + h if self.use_linear else plus(x, self.proj_out, h)  # [B, C, H, W]
 
 
 def _one_per_block(value: object, depth: int, name: str) -> list:

@@ -22,6 +22,7 @@ from ldm.modules.diffusionmodules.util import (
     normalization,
     zero_module,
 )
+from ldm.modules.residual import plus
 
 
 class TimestepBlock(nn.Module):
@@ -187,9 +188,8 @@ class ResBlock(TimestepBlock):
             norm, *rest = self.out_layers
             scale, shift = emb_out.chunk(2, dim=1)
             h = nn.Sequential(*rest)(norm(h) * (1 + scale) + shift)
-        else:
-            h = self.out_layers(h + emb_out)
-        return self.skip_connection(x) + h  # [B, out_channels, H, W]
+            return self.skip_connection(x) + h  # [B, out_channels, H, W]
+        return plus(self.skip_connection(x), self.out_layers, h + emb_out)
 
 
 class AttentionBlock(nn.Module):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ldm.modules.attention import attend
+from ldm.modules.residual import plus
 
 
 def Normalize(in_channels: int, num_groups: int = 32) -> nn.GroupNorm:
@@ -83,12 +84,12 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = self.dropout(F.silu(self.norm2(h)))
         if hasattr(self, "conv_shortcut"):
             x = self.conv_shortcut(x)
         elif hasattr(self, "nin_shortcut"):
             x = self.nin_shortcut(x)
-        return x + h
+        return plus(x, self.conv2, h)
 
 
 class AttnBlock(nn.Module):
@@ -108,7 +109,7 @@ class AttnBlock(nn.Module):
             layer(h).flatten(2).transpose(1, 2)[:, None] for layer in (self.q, self.k, self.v)
         )  # [B, 1, HW, C]
         h = attend(q, k, v)[:, 0].transpose(1, 2).unflatten(2, x.shape[-2:])  # [B, C, H, W]
-        return x + self.proj_out(h)
+        return plus(x, self.proj_out, h)
 
 
 class _Level(nn.Module):
