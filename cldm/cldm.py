@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cldm.freezing import trainable
-from cldm.steering import at_step, control_outputs, each_control, prepared
+from cldm.steering import at_step, control_outputs, each_control, prepared, with_text_memory
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.guidance import SHARED_HALVES, takes_joined_conditions
 from ldm.models.diffusion.image_log import log_latent_images
@@ -258,12 +258,13 @@ class ControlLDM(LatentDiffusion):
 
     def prepare_condition(self, cond: Mapping[str, Any]) -> Mapping[str, Any]:
         """Add what stays the same over a whole sampling: the embedding of each hint, and whether the networks
-        are ours throughout, so that the halves of guidance may share their first part.
+        are ours throughout, so that the halves of guidance may share their first part, and a memory for what
+        attention makes of the text.
 
         A control copy with a ``forward`` of its own, or without a network for hints, takes the hint as it is.
         """
         unet = self.model.diffusion_model
-        return each_control(cond, lambda part: prepared(part, unet, self.network_of(part)))
+        return with_text_memory(each_control(cond, lambda part: prepared(part, unet, self.network_of(part))))
 
     def condition_at_step(self, cond: Mapping[str, Any], step: int, steps: int) -> Mapping[str, Any]:
         """The condition without the controls that do not act in this step; see `cldm.steering.at_step`."""

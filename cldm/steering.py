@@ -11,7 +11,7 @@ from torch import nn
 
 from ldm.models.diffusion.guidance import FURTHER, PLAIN, REGION, SHARED_HALVES, WINDOW
 from ldm.modules.diffusionmodules.blocks import Downsample
-from ldm.modules.sharing import added, is_plain
+from ldm.modules.sharing import TEXT_MEMORY, TextMemory, added, is_plain
 
 Part = Mapping[str, Any]
 """What a condition says about one of its controls."""
@@ -44,6 +44,14 @@ def prepared(part: Part, unet: nn.Module, network: Any) -> Part:
     if not embeds or part.get("c_concat") is None or "hint_embedding" in part:
         return part
     return {**part, "hint_embedding": network.embed_hint(torch.cat(list(part["c_concat"]), dim=1))}
+
+
+def with_text_memory(cond: Part) -> Part:
+    """A prepared condition that remembers what attention makes of its text, if all networks are ours."""
+    ours = all(part[PLAIN] for part in (cond, *cond.get(FURTHER, ())))
+    if not ours or TEXT_MEMORY in cond or "c_crossattn" not in cond:
+        return cond
+    return {**cond, TEXT_MEMORY: TextMemory(cond["c_crossattn"])}
 
 
 def each_control(cond: Part, change: Callable[[Part], Part]) -> Part:
@@ -124,7 +132,8 @@ def steering(
         raise ValueError(f"got {rows} hints for a batch of {x.shape[0]} latents; expected as many or fewer")
     embedding = {"hint_embedding": cond["hint_embedding"]} if "hint_embedding" in cond else {}
     latents = x[: rows // 2] if shared and not unsteered else x[:rows]
-    outputs = list(network(x=latents, hint=hint, timesteps=t[:rows], context=context[:rows], **embedding))
+    steered = context if not unsteered else context[:rows]  # a slice would not be known as the same text
+    outputs = list(network(x=latents, hint=hint, timesteps=t[:rows], context=steered, **embedding))
     scales = scales if cond.get("control_scales") is None else cond["control_scales"]
     if len(scales) < len(outputs):
         raise ValueError(f"got {len(scales)} control scales; expected {len(outputs)}, one for each output")

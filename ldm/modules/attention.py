@@ -16,7 +16,7 @@ from ldm.modules.diffusionmodules.util import checkpoint as run_checkpointed
 from ldm.modules.diffusionmodules.util import zero_module
 from ldm.modules.regional import RegionalContext
 from ldm.modules.residual import plus, takes_residual
-from ldm.modules.sharing import rows_like
+from ldm.modules.sharing import TextMemory, rows_like
 from ldm.util import default, exists  # noqa: F401 - people import both from here
 
 
@@ -140,7 +140,8 @@ class CrossAttention(nn.Module):
     ) -> torch.Tensor:
         context = default(context, x)
         whole = context.whole if isinstance(context, RegionalContext) else context
-        q, k, v = (self._split_heads(tensor) for tensor in (self.to_q(x), self.to_k(whole), self.to_v(whole)))
+        q = self._split_heads(self.to_q(x))
+        k, v = TextMemory.recall(self, whole, lambda: self._keys_and_values(whole))
         seen = None if mask is None else mask.flatten(1)[:, None, None]  # [B, 1, 1, M]
         out = attend(q, k, v, self.slice_size, self.scale, seen)  # [B, heads, N, d]
         if isinstance(context, RegionalContext):
@@ -163,6 +164,9 @@ class CrossAttention(nn.Module):
             found = attend(q, k, v, self.slice_size, self.scale)
             blended = blended + weight[:, None, :, None] * (found - whole)
         return torch.cat([blended, out[rows:]])
+
+    def _keys_and_values(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._split_heads(self.to_k(context)), self._split_heads(self.to_v(context))
 
     def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
         """``[B, N, heads * d] -> [B, heads, N, d]``."""

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ldm.modules.sharing import TEXT_MEMORY
+
 REGIONAL = "regional_prompts"
 """Key of a condition: its `RegionalPrompts`, beside ``c_crossattn``."""
 
@@ -127,4 +129,7 @@ def context_of(cond: Mapping[str, Any]) -> torch.Tensor | RegionalContext:
     with its regional prompts where it has some.
     """
     whole = torch.cat(list(cond["c_crossattn"]), dim=1)
+    memory = cond.get(TEXT_MEMORY)
+    if memory is not None and memory.is_of(cond["c_crossattn"]):
+        whole = memory.attach(whole)
     return whole if cond.get(REGIONAL) is None else RegionalContext(whole, cond[REGIONAL])

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from ldm.modules.regional import REGIONAL
+from ldm.modules.sharing import TEXT_MEMORY
 
 PLAIN = "plain_networks"
 """Key of a condition: whether its networks may compute once what both halves of guidance have in common."""
@@ -113,6 +114,8 @@ def join_conditions(cond: Any, uncond: Any) -> Any:
         other = uncond.get(key)
         if key == PLAIN:
             joined[SHARED_HALVES] = bool(value and other and _have_one_hint(cond, uncond))
+        elif key == TEXT_MEMORY:
+            continue
         elif (
             key in _OF_BOTH_HALVES
             or value is None
@@ -123,6 +126,8 @@ def join_conditions(cond: Any, uncond: Any) -> Any:
             joined[key] = join_conditions(value, other)
             if joined[key] is None:
                 return None
+    if all(TEXT_MEMORY in c and c[TEXT_MEMORY].is_of(c["c_crossattn"]) for c in (cond, uncond)):
+        joined[TEXT_MEMORY] = cond[TEXT_MEMORY].joined(uncond[TEXT_MEMORY], joined["c_crossattn"])
     return joined
 
 
