@@ -39,6 +39,7 @@ class Program:
         config = httpx.get(f"{url}config").json()
         self.functions = config["dependencies"]
         self.kinds = {component["id"]: component["type"] for component in config["components"]}
+        self.values = {component["id"]: component["props"].get("value") for component in config["components"]}
 
     def upload(self, path: Path) -> dict[str, Any]:
         files = {"files": (path.name, path.read_bytes())}
@@ -253,7 +254,10 @@ def test_no_file_of_the_server_is_opened_and_none_is_told_of(program, house, ser
         kinds = [program.kinds[index] for index in function["inputs"]]
         for place in places[:2] if {"image", "uploadbutton"} & set(kinds) else []:
             file = {"path": place, "meta": META}
-            data = [file if kind in ("image", "uploadbutton") else None for kind in kinds]
+            data = [
+                file if kind in ("image", "uploadbutton") else program.values[index]
+                for index, kind in zip(function["inputs"], kinds, strict=True)
+            ]
             says = program.event(function["id"], data)["error"]
             # What is for the browser alone has no function, and may stumble over a value before the file.
             assert says == NOT_OURS or (not function["backend_fn"] and says.endswith("got None."))

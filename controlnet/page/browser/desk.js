@@ -51,6 +51,22 @@ whenThere("#examples", (examples) => {
   name();
 });
 
+// Rows of buttons that belong together are one stop.
+for (const [row, buttons, label] of [
+  ["#picture", ".source-selection button", ""],
+  ["#ways", "button", "Ways to a hint"],
+  ["#saving", "button", "Save the hint"],
+]) {
+  whenThere(row, (box) => {
+    if (label) box.setAttribute("role", "toolbar"), box.setAttribute("aria-label", label);
+    const stop = roving(box, buttons);
+    new MutationObserver(() => stop()).observe(box, {
+      childList: true, subtree: true, attributes: true, attributeFilter: ["class", "disabled"],
+    });
+    stop();
+  });
+}
+
 // ---- announcements: the status changes with every step, and is told once for a run ----
 let lastTold = "";
 function announce() {
