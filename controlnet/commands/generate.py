@@ -15,6 +15,7 @@ A line of requests.jsonl is {"image": "a.jpg", "prompt": "a house", "seed": 3}, 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from controlnet.generation.grid_jobs import axis_of_argument, grid_jobs, sheet_f
 from controlnet.generation.jobs import Job, check_jobs, from_themselves, jobs_of_lines, jobs_of_pictures
 from controlnet.generation.memory import peak_memory
 from controlnet.generation.options import add_model_arguments, files_from_options
-from controlnet.generation.request import RequestError, setting_names, setting_type
+from controlnet.generation.request import Request, RequestError, setting_names, setting_type
 from controlnet.generation.samplers import SAMPLERS
 from controlnet.generation.several import MODES
 from controlnet.generation.several_files import PICTURES, further_of_text
@@ -74,18 +75,60 @@ def axis_argument(text: str) -> Axis:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+HELP = {
+    "prompt": "what to draw",
+    "a_prompt": "appended to the prompt after a comma",
+    "n_prompt": "what to stay away from",
+    "num_samples": "pictures of one batch",
+    "image_resolution": "short side of the result in pixels; both sides become multiples of 64",
+    "detect_resolution": "short side of the picture that the detector sees",
+    "ddim_steps": "sampling steps",
+    "guess_mode": "control without the prompt's help, weaker towards the first blocks",
+    "strength": "factor on all that the control says; 0 is none",
+    "scale": "guidance: how much the prompt counts",
+    "seed": "-1 draws one",
+    "eta": "noise that each step of DDIM adds, 0 to 1",
+    "per_sample_seeds": "picture k of a batch is what seed + k gives alone",
+    "condition": "what steers the picture",
+    "sampler": "how the steps are taken",
+    "guidance_start": "share of the steps before which there is no guidance",
+    "guidance_end": "share of the steps after which there is none",
+    "control_start": "share of the steps before which the control does not act",
+    "control_end": "share of the steps after which it does not",
+    "control_mode": "whether prompt or control is more important",
+    "class_prompts": 'prompts for classes of the map: "house: red brick; sky: a storm"',
+    "prompt_syntax": "read (word:1.3), [word] and BREAK in prompts, and take them at any length",
+    "denoise": "share of the steps that is taken from the picture it begins from; 0 gives that back",
+    "feather": "pixels over which the new fades into what is kept, outside the mask",
+    "second_pass": "draw the picture once more, this many times as large",
+    "second_denoise": "as --denoise, of that second pass",
+}
+"""What each setting means, for ``--help``; those that this does not name are pictures or mappings."""
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(Request)}
+
+
 def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
     """An option for every setting of a request and of its condition; only those that are given count."""
     group = parser.add_argument_group("settings", "of every request that does not say otherwise")
     choices = {"condition": sorted(all_conditions()), "sampler": list(SAMPLERS), "control_mode": list(MODES)}
     for name in setting_names():
-        flag, kind = option_flag(name), setting_type(name)
+        flag, kind, text = option_flag(name), setting_type(name), HELP.get(name)
         if kind is bool:
-            group.add_argument(flag, dest=name, action="store_true", default=None)
+            group.add_argument(flag, dest=name, action="store_true", default=None, help=text)
         elif name == "class_prompts":
-            group.add_argument(flag, help='prompts for classes of the map: "house: red brick; sky: a storm"')
+            group.add_argument(flag, metavar="TEXT", help=text)
         elif kind is not dict:
-            group.add_argument(flag, dest=name, type=kind, choices=choices.get(name))
+            default = "as the model has it" if DEFAULTS[name] is None else DEFAULTS[name]
+            more = "" if name == "prompt" else f" (default: {default})"
+            metavar = None if name in choices else kind.__name__.upper().replace("STR", "TEXT")
+            group.add_argument(
+                flag,
+                dest=name,
+                type=kind,
+                choices=choices.get(name),
+                metavar=metavar,
+                help=(text or "") + more,
+            )
     group.add_argument("--region", metavar="FILE", help="a picture that is white where the control acts")
     group.add_argument(
         "--further",

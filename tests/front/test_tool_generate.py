@@ -20,8 +20,10 @@ from safetensors.torch import load_file
 
 from annotator.ade20k import colorize
 from controlnet.commands import generate as tool_generate
+from controlnet.commands.conditions import option_flag
 from controlnet.generation.jobs import jobs_of_lines
 from controlnet.generation.png import read_request, save_png
+from controlnet.generation.request import setting_names, setting_type
 from controlnet.listing import MANIFEST
 from ldm.weights import save_state_dict
 
@@ -208,3 +210,13 @@ def test_names_of_lines_stay_below_the_folder(tmp_path):
     names = ["/etc/x", "a/../../x", "..", "a\\b", 7, ""]
     (tmp_path / "r.jsonl").write_text("\n".join(json.dumps({"prompt": "", "name": name}) for name in names))
     assert all(job.problem for job in jobs_of_lines(tmp_path / "r.jsonl", {}))
+
+
+def test_help_says_what_every_setting_means_and_its_default(capsys):
+    with pytest.raises(SystemExit):
+        tool_generate.parse_arguments(["--help"])
+    text = re.sub(r"\s+", " ", capsys.readouterr().out.partition("\nsettings:")[2])
+    for name in setting_names():
+        if setting_type(name) is not dict:
+            assert re.search(rf"{option_flag(name)} ({{\S+}} |[A-Z]+ )?(?!--)[a-z-]\S* \S+", text), name
+    assert "steps (default: 20)" in text and "as the model has it" in text
