@@ -21,6 +21,8 @@ BASES = (
     "v1-5-pruned-emaonly.safetensors",
     "v1-5-pruned-emaonly.ckpt",
 )
+HINTS = ("canny", "depth", "fake_scribble", "hed", "hough", "normal", "scribble", "scribble_interactive")
+"""What the second control of the embedded model was trained for."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def _stable_diffusion_15() -> ModelFiles:
 
 
 def _embedded() -> ModelFiles:
+    hints = find_file("models/tiny/control_tiny_hints.safetensors")
     return ModelFiles(
         name="tiny",
         config=MODELS / "tiny" / "cldm_tiny.yaml",
@@ -131,6 +134,7 @@ def _embedded() -> ModelFiles:
         detector_weights=find_file("annotator/ckpts/upernet_tiny.safetensors"),
         detector_config=CONFIGS / "annotator" / "upernet_tiny.py",
         how_to_get="make tiny",
+        controls=dict.fromkeys(HINTS, hints) if hints.is_file() else {},
         world=MODELS / "tiny" / "world.json",
         guidance=3.0,  # more makes colours surer and small things rougher; see models/tiny/README.md
     )

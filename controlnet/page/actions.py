@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,6 +16,7 @@ from controlnet.generation.from_source import for_canvas
 from controlnet.generation.generator import Generator
 from controlnet.generation.packing import read_hint
 from controlnet.generation.request import Request
+from controlnet.generation.several_files import from_settings
 from controlnet.generation.watcher import Cancelled
 from controlnet.page import view
 from controlnet.page.editors.draw import edited_drawing, show_drawing
@@ -282,8 +284,7 @@ class Actions:
             condition = self.generator.condition(example.condition)
             hint = condition.read(example.hint).hint
             shown = self.show(condition, hint, picture)
-        request = Request(
-            picture, "", hint=hint, condition=example.condition, class_prompts=example.class_prompts
-        )
+        settings, pictures, _ = from_settings(example.settings, Path)
+        request = Request(picture, "", hint=hint, condition=example.condition, **settings, **pictures)
         filled = [value for panel in self.panels for value in panel.filled(request)]
         return example.condition, str(example.picture), *shown, *filled, example.prompt, gr.skip()

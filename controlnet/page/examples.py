@@ -6,8 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from controlnet.conditions import DEFAULT
+from controlnet.generation.several_files import located
+
+_OWN = ("picture", "hint", "prompt", "condition", "options")
 
 
 @dataclass(frozen=True)
@@ -15,8 +19,9 @@ class Example:
     """One line of ``examples/examples.jsonl``, files beside it.
 
     ``{"picture": "lake.png", "hint": "lake_map.png", "condition": "seg", "options": {}, "prompt": "…"}``;
-    without a ``hint`` one is detected, without a ``condition`` it is ``seg``. ``class_prompts`` may stand
-    beside.
+    without a ``hint`` one is detected, without a ``condition`` it is ``seg``. Any other setting of a request
+    may stand beside, as in the lines that ``tool_generate.py`` reads: ``class_prompts``, ``further``,
+    ``source``, ``mask``, ``denoise``…
     """
 
     picture: Path
@@ -24,7 +29,7 @@ class Example:
     prompt: str
     condition: str = DEFAULT
     options: Mapping[str, float] = field(default_factory=dict)
-    class_prompts: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_examples(folder: Path) -> list[Example]:
@@ -40,7 +45,7 @@ def load_examples(folder: Path) -> list[Example]:
             line["prompt"],
             line.get("condition", DEFAULT),
             line.get("options", {}),
-            line.get("class_prompts", {}),
+            located({name: value for name, value in line.items() if name not in _OWN}, folder),
         )
         for line in lines
     ]

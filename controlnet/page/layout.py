@@ -197,7 +197,7 @@ def lay_out_source(condition: type[Condition], examples: Sequence[Example], firs
             samples=[[str(example.picture)] for example in examples],
             label="Examples: click one, see a result",
             type="index",
-            samples_per_page=16,
+            samples_per_page=24,
             visible=bool(examples),
             elem_id="examples",
         )

@@ -1,4 +1,4 @@
-"""What a model needs to run, as float16, in parts that fit into a repository.
+"""What a model needs to run, as float16 or less, in parts that fit into a repository.
 
 ``python -m controlnet.storybook.export outputs/tiny_control/checkpoints/last.ckpt
 models/tiny/control_tiny_seg.safetensors``
@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,8 +23,17 @@ from ldm.weights import read_state_dict, save_state_dict
 
 logger = logging.getLogger(__name__)
 
+_at_the_ends = re.compile(r"control_model\.(input_hint_block|zero_convs|middle_block_out)\.").match
 
-def export(source: Path, target: Path, part_size: str = "14MB", vae: Path | None = None) -> list[Path]:
+
+def export(
+    source: Path,
+    target: Path,
+    part_size: str = "14MB",
+    vae: Path | None = None,
+    only: str = "",
+    float8: bool = False,
+) -> list[Path]:
     """Write a checkpoint's weights as float16, without the optimizer and without what the YAML gives anyway.
 
     Noise schedules (``betas``, ``alphas_cumprod``...: keys without a dot) are left out: they are computed,
@@ -35,6 +45,9 @@ def export(source: Path, target: Path, part_size: str = "14MB", vae: Path | None
             and so on, with the usual ``NAME.safetensors.index.json``.
         part_size: the largest size of one file, such as "14MB".
         vae: an autoencoder whose decoder takes the place of the one in ``source``.
+        only: what the names of the weights that are wanted begin with.
+        float8: matrices and kernels as float8_e4m3fn, in half the bytes, except for a control's first and
+            last layers: its hint encoder and zero convolutions.
 
     Returns:
         The files.
@@ -49,12 +62,15 @@ def export(source: Path, target: Path, part_size: str = "14MB", vae: Path | None
     if vae is not None:
         weights |= _decoder_of(vae, weights)
     for name, tensor in weights.items():
-        if "." not in name:
+        if "." not in name or not name.startswith(only):
             continue
-        state[name] = tensor.to(torch.float16).contiguous() if tensor.is_floating_point() else tensor
-        if not torch.isfinite(state[name]).all():
+        dtype = (
+            torch.float8_e4m3fn if float8 and tensor.ndim > 1 and not _at_the_ends(name) else torch.float16
+        )
+        state[name] = tensor.to(dtype).contiguous() if tensor.is_floating_point() else tensor
+        if not torch.isfinite(state[name].float()).all():
             raise ValueError(
-                f"{source}: {name} has values beyond float16 (largest {tensor.abs().max().item():g})."
+                f"{source}: {name} has values beyond {dtype} (largest {tensor.abs().max().item():g})."
             )
     target.parent.mkdir(parents=True, exist_ok=True)
     before = set(target.parent.glob(f"{target.stem}*.safetensors*"))
@@ -107,9 +123,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("target", type=Path, help="NAME.safetensors to write")
     parser.add_argument("--part-size", default="14MB", help="most of one file (default 14MB)")
     parser.add_argument("--vae", type=Path, help="autoencoder whose decoder to take")
+    parser.add_argument("--only", default="", help="what the names of the weights that are wanted begin with")
+    parser.add_argument("--float8", action="store_true", help="kernels in 8 bits, but for a control's ends")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for path in export(options.source, options.target, options.part_size, options.vae):
+    asked = (options.part_size, options.vae, options.only, options.float8)
+    for path in export(options.source, options.target, *asked):
         content = path.read_bytes()
         logger.info("%s  %s  %d bytes", hashlib.sha256(content).hexdigest(), path, len(content))
 

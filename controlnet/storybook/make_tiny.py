@@ -100,7 +100,9 @@ def make_tiny(
     coloured = train_step("tiny_colours", output, length, {**changes, "base": str(things)})
     decoder = train_step("tiny_decoder", output, length, {**changes, "base": str(normal)})
     hinted = train_step("tiny_conditions", output, length, {**changes, "base": str(coloured)})
-    for path in export(hinted, models / "control_tiny_seg.safetensors", vae=decoder):
+    written = export(coloured, models / "control_tiny_seg.safetensors", vae=decoder)
+    written += export(hinted, models / "control_tiny_hints.safetensors", only="control_model.", float8=True)
+    for path in written:
         logger.info("wrote %s", path)
     _make_detector(output / "tiny_detector", detectors, length, changes)
 

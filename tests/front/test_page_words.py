@@ -24,6 +24,7 @@ from controlnet.page.actions import Actions
 from controlnet.page.class_prompts import ClassPromptsPanel, lay_out_class_prompts
 from controlnet.page.examples import load_examples
 from controlnet.page.links import link_fragment, read_fragment
+from controlnet.page.panels import Panel
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -115,6 +116,28 @@ def test_an_example_has_prompts_for_classes(panel, tmp_path, house_map):
     filled = Actions(generator, (), load_examples(tmp_path), [panel]).example(0)
     assert list(filled[:2]) == ["seg", str(tmp_path / "lake.png")]
     assert list(filled[7:10]) == ["house: brick", None, "a lake"]
+
+
+def test_examples_may_begin_from_pictures_and_have_more_controls(tmp_path, house_map):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "lake.png")
+    Image.fromarray(house_map).save(tmp_path / "map.png")
+    Image.new("L", (64, 64), 255).save(tmp_path / "mask.png")
+    edges = {"condition": "canny", "strength": 0.5}
+    line = {"picture": "lake.png", "hint": "map.png", "prompt": "a lake", "further": [edges]}
+    line |= {"source": "lake.png", "mask": "mask.png", "denoise": 0.5}
+    (tmp_path / "examples.jsonl").write_text(json.dumps(line))
+    generator = Generator(None, {"seg": ColorDetector()}, resolution=64, device="cpu")
+    asked = []
+
+    class Noting(Panel):
+        def filled(self, request):
+            asked.append(request)
+            return ()
+
+    Actions(generator, (), load_examples(tmp_path), [Noting()]).example(0)
+    (request,) = asked
+    assert request.source.shape == (64, 64, 3) and (request.mask == 255).all() and request.denoise == 0.5
+    assert [(control.condition, control.strength) for control in request.further] == [("canny", 0.5)]
 
 
 def test_a_map_beside_another_condition_comes_back(panel, house_map):

@@ -21,6 +21,7 @@ from gradio_client import Client, handle_file
 
 from controlnet.commands import evaluate as tool_evaluate
 from controlnet.commands import generate as tool_generate
+from controlnet.conditions import all_conditions
 from controlnet.generation import devices
 from controlnet.generation.devices import ModelError, find_device
 from controlnet.generation.generator import Generator
@@ -73,6 +74,15 @@ def test_front_ends_offer_the_models_own_guidance(small_model, tmp_path):
 def test_embedded_weights_may_come_in_parts(empty_project):
     put(empty_project / "models/tiny/control_tiny_seg.safetensors.index.json")
     assert known_models()["tiny"].weights.name == "control_tiny_seg.safetensors.index.json"
+
+
+def test_the_embedded_model_has_a_second_control_if_its_file_is_there(empty_project):
+    assert not known_models()["tiny"].controls
+    path = empty_project / "models/tiny/control_tiny_hints.safetensors"
+    put(path)
+    files = known_models()["tiny"]
+    rest = set(all_conditions()) - {"seg", "openpose"}
+    assert files.controls == dict.fromkeys(rest, path) and files.serves_all
 
 
 def test_missing_files_come_with_the_command(empty_project, capsys):

@@ -19,7 +19,7 @@ from tiny_training import resumed_exactly
 
 from annotator.ade20k import CLASSES
 from annotator.uniformer import UniformerDetector
-from cldm.model import create_model, load_model
+from cldm.model import create_model, load_control, load_model
 from controlnet.commands import evaluate as tool_evaluate
 from controlnet.evaluate import evaluation as evaluation
 from controlnet.evaluate import per_class
@@ -295,17 +295,34 @@ def _make(folder: Path) -> None:
 
 def test_the_steps_lead_to_weights_in_parts_that_load(made):
     files = sorted((made / "models").iterdir())
-    assert len(files) == 5  # four parts and their index
+    assert len(files) == 6  # four parts, their index, and the control for other hints
     assert all(path.stat().st_size < 15e6 for path in files)
     shipped = [*files, made / "detectors" / "upernet_tiny.safetensors"]
-    assert sum(path.stat().st_size for path in shipped) < 48e6
+    assert sum(path.stat().st_size for path in shipped) < 52e6
     model = load_model(TINY / "cldm_tiny.yaml", made / "models" / "control_tiny_seg.safetensors.index.json")
-    before = read_state_dict(made / "steps" / "tiny_conditions" / "checkpoints" / "last.ckpt")
+    before = read_state_dict(made / "steps" / "tiny_colours" / "checkpoints" / "last.ckpt")
     decoder = read_state_dict(made / "steps" / "tiny_decoder" / "checkpoints" / "last.ckpt")
     before |= {f"first_stage_model.{name}": tensor for name, tensor in decoder.items()}
     for name, parameter in model.named_parameters():
         assert torch.allclose(parameter, before[name], atol=1e-3, rtol=1e-3), name
     assert model.alphas_cumprod.dtype == torch.float32
+
+
+def test_the_control_for_other_hints_is_half_as_large_and_as_good(made, caplog):
+    file = made / "models" / "control_tiny_hints.safetensors"
+    control = load_control(TINY / "cldm_tiny.yaml", file)
+    assert "8 bits" not in caplog.text
+    before = read_state_dict(made / "steps" / "tiny_conditions" / "checkpoints" / "last.ckpt")
+    count = sum(parameter.numel() for parameter in control.parameters())
+    assert file.stat().st_size < 1.2 * count  # bytes
+    for name, parameter in control.named_parameters():
+        exact = before[f"control_model.{name}"]
+        ends = name.startswith(("input_hint_block", "zero_convs", "middle_block_out"))
+        rounding = 1e-3 if ends or exact.ndim == 1 else 2**-4
+        assert torch.allclose(parameter, exact, atol=2e-3, rtol=rounding), name
+    assert not torch.equal(
+        control.middle_block[0].in_layers[2].weight, before["control_model.middle_block.0.in_layers.2.weight"]
+    )
 
 
 def test_a_decoder_of_other_latents_is_not_exported(made, tmp_path):

@@ -10,12 +10,9 @@ import torch
 from golden_data import load_golden, relative_error
 from torch import nn
 from weight_kinds import READ, READ_V21, of_type, with_extras
-from weight_samples import (
-    State,
-    save,
-)
+from weight_samples import State, cast, save
 
-from cldm.model import load_model
+from cldm.model import load_control, load_model
 
 
 def assert_weights(model: nn.Module, expected: State) -> None:
@@ -88,3 +85,9 @@ def test_extra_keys_are_told_in_one_line(config: Path, state: State, tmp_path: P
 def test_float8_is_told(config: Path, state: State, tmp_path: Path, caplog):
     load_model(config, **of_type(torch.float8_e5m2)(state, tmp_path).arguments)
     assert "a.safetensors: weights of 8 bits (float8)" in caplog.text
+
+
+def test_float8_of_a_control_alone_is_not_worth_a_word(config: Path, state: State, tmp_path: Path, caplog):
+    control = {key: tensor for key, tensor in state.items() if key.startswith("control_model.")}
+    load_control(config, save(cast(control, torch.float8_e4m3fn), tmp_path / "a.safetensors"))
+    assert "8 bits" not in caplog.text
