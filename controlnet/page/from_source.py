@@ -62,7 +62,7 @@ class FromSourcePanel(Panel):
         return {**named, "source": picture_of(path), "mask": edited_mask(mask), "outpaint": outpaint}
 
     def filled(self, request: Request | None) -> Sequence[Any]:
-        """The fold is opened for a request that has any of it."""
+        """The fold is open for a request that has any of it."""
         if request is None:
             return [gr.update(open=False), None, None, *(self.numbers[name].value for name in NUMBERS)]
         source = None if request.source is None or misses_source(request) else request.source
@@ -71,7 +71,7 @@ class FromSourcePanel(Panel):
         }
         used = request.source is not None or request.second_pass > 1
         return [
-            gr.update(open=True) if used else gr.skip(),
+            gr.update(open=used),
             source,
             None if source is None else show_mask(source, request.mask),
             *(numbers[name] for name in NUMBERS),

@@ -63,16 +63,19 @@ class SeveralPanel(Panel):
     """The list of controls, and where the first one acts.
 
     Args:
+        fold: that holds it.
         first_region: a picture that is white where the first control acts.
         slots: for the others.
         add: shows the next slot.
         offered: the condition that a new slot has.
     """
 
-    def __init__(self, first_region: gr.Image, slots: Sequence[Slot], add: gr.Button, offered: str):
+    def __init__(
+        self, fold: gr.Accordion, first_region: gr.Image, slots: Sequence[Slot], add: gr.Button, offered: str
+    ):
         self.first_region, self.slots, self.add, self.offered = first_region, slots, add, offered
         self.inputs = [first_region, *(part for slot in slots for part in slot.inputs)]
-        self.outputs = [first_region, *(part for slot in slots for part in slot.outputs), add]
+        self.outputs = [fold, first_region, *(part for slot in slots for part in slot.outputs), add]
 
     def fields(self, values: Sequence[Any], input_image: str | None) -> dict[str, Any]:
         """``region`` and ``further`` of a request, of which those count that are switched on."""
@@ -86,13 +89,14 @@ class SeveralPanel(Panel):
         return {**fields, "further": tuple(further)}
 
     def filled(self, request: Request | None) -> Sequence[Any]:
-        """A slot for each further control of the request."""
+        """A slot for each further control of the request; the fold is open where there is one."""
         further = () if request is None else request.further
         region = None if request is None or request.region is None else _white(request.region)
         slots: list[Any] = []
         for index in range(MAX_FURTHER):
             slots += _slot_of(further[index] if index < len(further) else None)
-        return [region, *slots, gr.update(visible=len(further) < MAX_FURTHER)]
+        fold = gr.update(open=bool(further) or region is not None)
+        return [fold, region, *slots, gr.update(visible=len(further) < MAX_FURTHER)]
 
     def kept(self, values: Sequence[Any]) -> Sequence[Any]:
         """What the browser kept; files come back where they are still on the server."""
@@ -107,7 +111,9 @@ class SeveralPanel(Panel):
                 gr.update(visible=source != SAME), condition, bool(on), source, still_there(file),
                 still_there(mask), *others, None, None,
             ]  # fmt: skip
-        return [still_there(region), *slots, gr.update(visible=any(own[0] is None for own in _by_slot(rest)))]
+        conditions = [own[0] for own in _by_slot(rest)]
+        fold = gr.update(open=any(conditions) or region is not None)
+        return [fold, still_there(region), *slots, gr.update(visible=None in conditions)]
 
     def follow(self, running: Any, result: Any) -> None:
         """Each slot that took part shows its hint."""
@@ -185,7 +191,7 @@ def title_of(condition: str | None, on: bool) -> str:
 def lay_out_several(generator: Generator, condition: type[Condition]) -> SeveralPanel:
     """The folded list. A new control is offered another condition that the model learned, if there is one."""
     learned = [name for name in generator.controls.conditions if name != condition.name]
-    with gr.Accordion("More controls", open=False, elem_id="more-controls"):
+    with gr.Accordion("More controls", open=False, elem_id="more-controls") as fold:
         gr.Markdown(
             "Controls that steer together with the one above, each in a part of the steps and of the picture "
             "if you like: a region is a picture that is white where its control acts. The scores stay those "
@@ -194,7 +200,7 @@ def lay_out_several(generator: Generator, condition: type[Condition]) -> Several
         region = _small_file("Region of the first")
         slots = [_lay_out_slot(index) for index in range(MAX_FURTHER)]
         add = gr.Button("Add a control", size="sm", elem_id="add-control")
-    panel = SeveralPanel(region, slots, add, learned[0] if learned else condition.name)
+    panel = SeveralPanel(fold, region, slots, add, learned[0] if learned else condition.name)
     _wire_list(panel)
     return panel
 

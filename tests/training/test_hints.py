@@ -15,6 +15,10 @@ from cldm.model import create_model
 from controlnet.conditions import find_condition
 from controlnet.evaluate import evaluation
 from controlnet.evaluate.evaluation import Sampling, steered
+from controlnet.evaluate.scores import MeanIoU
+from controlnet.generation.loading import load_generator
+from controlnet.generation.models import find_model
+from controlnet.generation.request import Request
 from controlnet.storybook.cases import draw_cases
 from controlnet.storybook.dataset import HELD_OUT_SEED, draw_scene
 from controlnet.storybook.hints import SHARES, HintedScenes, drawn_hint
@@ -176,3 +180,23 @@ def test_a_pupil_that_knows_as_much_as_its_teacher_has_nothing_to_learn():
     batch["hint"] = 1 - batch["hint"]
     torch.nn.init.normal_(model.control_model.middle_block_out[0].weight, std=0.5)
     assert model.shared_step(batch)[0] > 0
+
+
+@pytest.mark.parametrize("name", ["canny", "depth"])
+def test_the_second_control_that_ships_follows_its_hints(name):
+    """Against the first, which knows maps alone, by what a detector finds in pictures of three new scenes."""
+    files = find_model("tiny")
+    both, maps = (load_generator(f, "cpu", "fp32") for f in (files, replace(files, controls={})))
+    agreement = []
+    for generator in (both, maps):
+        miou = MeanIoU()
+        for seed in range(3):
+            scene = draw_scene(HELD_OUT_SEED + 400_000 + seed, 256)
+            hint = drawn_hint(scene, condition(name))
+            request = Request(
+                None, scene.prompt, hint=hint, condition=name, seed=seed, sampler="unipc", ddim_steps=6
+            )
+            (picture,) = generator.generate(request, measure=False).pictures
+            miou.update(generator.detect(picture, 256), scene.labels)
+        agreement.append(float(miou.compute()))
+    assert agreement[0] > agreement[1] + 0.1, agreement
