@@ -73,7 +73,7 @@ class Kind:
     def __str__(self) -> str:
         inside = [", ".join(_PART_NAMES[part] for part in self.parts)] if self.role == "model" else []
         inside += [self.layout and f"{self.layout} layout", self.dtype]
-        inside += ["whose rounding shows"] if self.dtype.startswith("float8") else []
+        inside += ["whose rounding shows"] if self.dtype.startswith("float8") and self.role == "model" else []
         inside += ["predicts v"] if self.prediction == "v" else []
         inside += ["zero terminal SNR"] if self.zero_terminal else []
         inside += ["averaged over the picture"] if self.pools else []
