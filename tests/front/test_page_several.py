@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import gradio as gr
 import numpy as np
@@ -15,7 +16,8 @@ from PIL import Image
 
 from annotator.ade20k import colorize
 from controlnet.generation.png import read_request, save_png
-from controlnet.generation.several import MAX_FURTHER
+from controlnet.generation.request import Request
+from controlnet.generation.several import MAX_FURTHER, FurtherControl
 from controlnet.page.actions import Actions
 from controlnet.page.links import read_fragment
 from controlnet.page.restoring import Restoring
@@ -147,6 +149,16 @@ def test_a_restored_hint_is_of_its_condition_alone():
     values[-1] = ("hed", hint)
     with pytest.raises(ValueError, match="no hint yet"):
         control_of(values, None)
+
+
+def test_the_fold_is_open_where_there_are_more_controls(panel):
+    hint = np.zeros((64, 64), np.uint8)
+    plain = Request(None, "", hint=hint)
+    both = replace(plain, further=(FurtherControl("canny", hint=hint),))
+    part = replace(plain, region=hint + 255)
+    opened = [panel.filled(request)[0]["open"] for request in (None, plain, both, part)]
+    opened += [panel.kept([None, *slot(name), *slot(None), *slot(None)])[0]["open"] for name in (None, "hed")]
+    assert opened == [False, False, True, True, False, True]
 
 
 @pytest.mark.parametrize(
