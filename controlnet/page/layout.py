@@ -233,7 +233,7 @@ def lay_out_hint(condition: type[Condition], world: World | None, first: Example
     is_map, is_drawing = condition.editor == "label_map", condition.editor == "draw"
     parts = {
         "label_map": label_map_editor(
-            world.classes if world else (), elem_id="editor", visible=is_map,
+            world.classes if world else (), world.icons if world else "", elem_id="editor", visible=is_map,
             value=show_map(hint) if hint is not None and is_map else None,
         ),
         "drawing": drawing_board(

@@ -12,8 +12,9 @@ from front.in_browser import browser_test, generate, set_number, upload, visit
 from front.small_page import ColorDetector, draw, start
 
 from controlnet.generation.generator import Generator
+from controlnet.generation.models import known_models
 from controlnet.generation.png import save_png
-from controlnet.generation.world import World
+from controlnet.generation.world import World, read_world
 from controlnet.page.examples import Example
 
 WORLD = World(
@@ -21,6 +22,7 @@ WORLD = World(
     ("sky", "grass", "house", "water"),
     {"season": {"winter": ("in winter",)}, "house": {"": ("a house",), "red": ("a red house", "red house")}},
     frozenset(["a", "red", "house", "in", "winter"]),
+    read_world(known_models()["tiny"].world).icons,
 )
 SERIOUS = ("serious", "critical")
 needs_axe = pytest.mark.skipif(
@@ -75,6 +77,21 @@ def serious(tab) -> list[str]:
         if rule["impact"] in SERIOUS
         for node in rule["nodes"]
     ]
+
+
+@browser_test
+def test_classes_that_the_model_draws_have_icons(browser, first_visit):
+    tab, errors = opened(browser, first_visit)
+    house = tab.locator("#editor .me-classes button").filter(has_text="house").first
+    icon = house.locator(".me-icon").evaluate(
+        "(icon) => [getComputedStyle(icon).backgroundPositionX, getComputedStyle(icon).backgroundImage]"
+    )
+    assert icon[0] == f"{-24 * WORLD.classes.index('house')}px" and icon[1].startswith('url("data:image/webp')
+    assert house.inner_text().split()[0] == "house"
+    castle = tab.locator("#editor .me-classes button").filter(has_text="skyscraper").first
+    assert castle.locator(".me-icon").count() == 0
+    assert not errors
+    tab.context.close()
 
 
 @browser_test

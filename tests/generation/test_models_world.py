@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from shutil import copy
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from annotator.ade20k import CLASSES
 from controlnet.files import MODELS
 from controlnet.generation.models import known_models
 from controlnet.generation.world import read_world
+from controlnet.storybook import icons
 from controlnet.storybook import world as writer
+from controlnet.storybook.scenes.labels import Label
 
 SHIPPED = MODELS / "tiny" / "world.json"
 
@@ -35,8 +41,6 @@ def test_the_world_of_the_embedded_model():
 
 
 def test_a_prompt_of_the_storybook_has_no_unknown_word():
-    import numpy as np
-
     from controlnet.storybook.scenes import prompts
 
     world, rng = read_world(SHIPPED), np.random.default_rng(0)
@@ -64,4 +68,21 @@ def test_damaged_files_are_named(tmp_path, text):
 def test_a_world_comes_back_from_its_own_words(tmp_path):
     world = read_world(SHIPPED)
     (tmp_path / "again.json").write_text(json.dumps(world.summary()))
+    assert read_world(tmp_path / "again.json") == replace(world, icons="")
+    copy(SHIPPED.with_name("icons.webp"), tmp_path)
     assert read_world(tmp_path / "again.json") == world
+
+
+def test_the_icons_that_are_shipped_show_the_classes_in_their_order(tmp_path):
+    icons.main([str(tmp_path / "icons.webp")])
+    ours, shipped = (
+        np.asarray(Image.open(folder / "icons.webp").convert("RGB"), int)
+        for folder in (tmp_path, SHIPPED.parent)
+    )
+    assert ours.shape == (icons.SIDE, len(Label) * icons.SIDE, 3) and np.abs(ours - shipped).mean() < 4
+    tile = {label: shipped[:, k * icons.SIDE : (k + 1) * icons.SIDE] for k, label in enumerate(Label)}
+    red, green, blue = tile[Label.CAR].mean((0, 1))
+    assert red > 1.3 * max(green, blue)
+    assert tile[Label.SKY].mean((0, 1)).argmax() == 2 and tile[Label.GRASS].mean((0, 1)).argmax() == 1
+    with pytest.raises(ValueError, match=r"None of 1 scenes shows building, .*more seeds"):
+        icons.class_icons(list(Label), range(1))

@@ -1,7 +1,7 @@
 // The map editor: a board over class indices. What is painted is an index, so every colour is exact by construction.
 // Gradio calls this body once with `element`, `props` and `watch`; `props.value` is the map as editors/label_map.py packs it.
 const root = element.querySelector(".map-editor");
-const classes = props.classes; // [[name, "#rrggbb", whether the model can draw it, [other words]], ...]
+const classes = props.classes; // [[name, "#rrggbb", whether the model can draw it, [other words], place of its icon], ...]
 const TOOLS = { b: "brush", f: "fill", e: "erase", p: "pick", l: "line", r: "rectangle", o: "lasso" };
 let current = 0, chosen = false, highlighted = null, share = classes.map(() => 0);
 
@@ -28,6 +28,7 @@ const board = makeBoard(root, {
 const { find } = board;
 const list = root.querySelector(".me-classes");
 const stopInList = roving(list, "button");
+if (props.icons) list.style.setProperty("--icons", `url("${props.icons}")`);
 const byName = classes.map((_, index) => index).sort((a, b) => classes[a][0].localeCompare(classes[b][0])); // slow, so once
 const items = classes.map((_, index) => classItem(index));
 
@@ -91,13 +92,18 @@ function foundRows(words) {
 }
 
 function classItem(index) {
-  const [name, color, drawable] = classes[index];
+  const [name, color, drawable, , place] = classes[index];
   const item = document.createElement("li");
   const button = Object.assign(document.createElement("button"), { type: "button" });
   button.dataset.index = index;
   if (!drawable) Object.assign(button, { className: "me-undrawable", title: "This model cannot draw it." });
   button.style.setProperty("--swatch", color);
   button.append(Object.assign(document.createElement("span"), { textContent: name }), document.createElement("i"));
+  if (props.icons && place !== null) {
+    const icon = Object.assign(document.createElement("b"), { className: "me-icon" });
+    icon.style.setProperty("--place", place);
+    button.prepend(icon);
+  }
   button.addEventListener("click", () => choose(index));
   button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && share[index] > 0 && highlight(index));
   button.addEventListener("pointerleave", () => highlight(null));

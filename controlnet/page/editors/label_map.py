@@ -6,7 +6,7 @@ Indices travel, not colours, so that no brush, scaling or compression can blur o
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -18,16 +18,18 @@ from controlnet.page.editors.class_words import other_words
 from controlnet.page.editors.runs import editor_component, pack_runs, picture_url, unpack_runs
 
 
-def label_map_editor(drawable: Collection[str] = (), **options: Any) -> gr.HTML:
+def label_map_editor(drawable: Sequence[str] = (), icons: str = "", **options: Any) -> gr.HTML:
     """The component. Its value in events is None, or what ``show_map`` makes and ``edited_map`` reads.
 
-    ``drawable`` names the classes that the model can draw, where those are not all.
+    ``drawable`` names the classes that the model can draw, where those are not all, and ``icons`` is the URL
+    of a picture with a square for each of them, side by side.
     """
+    places = {name: place for place, name in enumerate(drawable)}
     classes = [
-        [name, "#" + bytes(color).hex(), not drawable or name in drawable, other_words(name)]
+        [name, "#" + bytes(color).hex(), not drawable or name in places, other_words(name), places.get(name)]
         for name, color in zip(CLASSES, PALETTE, strict=True)
     ]
-    return editor_component("label_map", classes=classes, **options)
+    return editor_component("label_map", classes=classes, icons=icons, **options)
 
 
 def show_map(labels: np.ndarray, picture: np.ndarray | None = None) -> dict[str, Any]:
