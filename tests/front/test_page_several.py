@@ -82,8 +82,7 @@ def test_two_controls_from_the_page(tab, browser, server, tmp_path, house_map):
     other = visit(browser, server)
     drop(other, saved, "saved.png")
     other.wait_for_selector("#status :text('Everything is as it was')")
-    other.locator("#more-controls > button").click()
-    other.locator("#control-2 > button:has-text('Canny edges')").wait_for()
+    other.locator("#control-2 > button:has-text('Canny edges')").wait_for()  # the fold is open
     again = generate(other)
     np.testing.assert_array_equal(*(np.asarray(Image.open(io.BytesIO(each))) for each in (again, saved)))
     other.locator("#control-2").get_by_role("button", name="Remove", exact=True).click()
