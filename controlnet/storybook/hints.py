@@ -1,4 +1,4 @@
-"""Hints of every kind for drawn scenes, by the product's own conditions, for a control copy that knows all.
+"""Hints of every kind for drawn scenes, by the product's own conditions, for the copy that learns them.
 
 What a network would find in photographs is taken from what is known of a scene instead: depth from the
 canvas, a person's drawing from the outlines of the map.
