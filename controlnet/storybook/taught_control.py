@@ -4,14 +4,44 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
+from annotator.ade20k import CLASSES
 from cldm.cldm import ControlLDM, ControlNet
 from cldm.steering import steering
 from controlnet.conditions.seg.areas import area_weights
 from ldm.util import default
+
+
+class Reader(nn.Module):
+    """Reads the class of every place off what a control copy says: a linear layer for each of its outputs.
+
+    So the copy is asked what a thing is, and not only how the teacher would answer: from lines that is the
+    hard part, and a small share of the other losses. (Deep supervision: Lee et al.,
+    https://arxiv.org/abs/1409.5185.)
+
+    Args:
+        channels: of each output, finest first.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.GroupNorm(1, width), nn.Conv2d(width, len(CLASSES), 1)) for width in channels
+        )
+
+    def forward(self, control: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Outputs ``[B, C, h, w]`` of any sizes -> logits ``[B, classes, H, W]`` of the first one's."""
+        size = control[0].shape[2:]
+        logits = [
+            F.interpolate(layer(output), size) for layer, output in zip(self.layers, control, strict=True)
+        ]
+        return torch.stack(logits).sum(0).float()
 
 
 class TaughtControl(ControlLDM):
@@ -24,12 +54,14 @@ class TaughtControl(ControlLDM):
     compared as well, so that each block has a target of its own (Romero et al., FitNets,
     https://arxiv.org/abs/1412.6550).
 
-    Batches have the ``map`` ``[B, H, W, 3]`` in [0, 1] beside the ``hint``. The UNet must stay as it is
+    Batches have the ``map`` ``[B, H, W, 3]`` in [0, 1] and its ``labels`` ``[B, H/8, W/8]``, ADE20K indices,
+    beside the ``hint``. The UNet must stay as it is
     (``sd_locked``): teacher and pupil share it.
 
     Args:
         taught: share of the teacher in the target, in [0, 1].
         features: weight of the control copies' outputs in the loss, as shares of what was taught.
+        classes: weight of the classes that a `Reader` finds in the control copy's outputs.
         area_balance: small classes of the map count for more in the loss; see `area_weights`.
         others: of `ControlLDM`.
     """
@@ -37,11 +69,26 @@ class TaughtControl(ControlLDM):
     teacher: ControlNet | None
 
     def __init__(
-        self, *args: Any, taught: float = 0.7, features: float = 0.1, area_balance: float = 0.0, **kwargs: Any
+        self,
+        *args: Any,
+        taught: float = 0.7,
+        features: float = 0.1,
+        classes: float = 0.0,
+        area_balance: float = 0.0,
+        **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        self.taught, self.features, self.area_balance = taught, features, area_balance
+        self.taught, self.features, self.classes, self.area_balance = taught, features, classes, area_balance
         self.__dict__["teacher"] = None  # no part of the module: nobody trains, averages or exports it
+
+    @cached_property
+    def reader(self) -> Reader:
+        """Like the teacher no part of the module, but trained: no file of weights has it."""
+        outputs = [*self.control_model.zero_convs, self.control_model.middle_block_out]
+        return Reader([convolution[0].out_channels for convolution in outputs]).to(self.device)
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        return [*super().trained_parameters(), *self.reader.parameters()]
 
     def on_fit_start(self) -> None:
         """Before the first step the teacher takes over what the control copy knows; a resumed one has it."""
@@ -50,13 +97,15 @@ class TaughtControl(ControlLDM):
             self.__dict__["teacher"] = self._copy_of_control()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The teacher goes with the checkpoint: the control copy is another one by then."""
+        """Teacher and reader go with the checkpoint: the control copy is another one by then."""
         super().on_save_checkpoint(checkpoint)
+        checkpoint["reader"] = self.reader.state_dict()
         if self.teacher is not None:
             checkpoint["teacher"] = self.teacher.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        self.reader.load_state_dict(checkpoint["reader"])
         teacher = self._copy_of_control()
         teacher.load_state_dict(checkpoint["teacher"])
         self.__dict__["teacher"] = teacher
@@ -66,11 +115,12 @@ class TaughtControl(ControlLDM):
 
     @torch.no_grad()
     def get_input(self, batch: Mapping[str, Any], k: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """As `ControlLDM.get_input`; the condition holds the map too, as ``map`` ``[B, 3, H, W]``."""
+        """As `ControlLDM.get_input`; the condition has ``map`` ``[B, 3, H, W]`` and ``labels`` too."""
         latent, cond, *others = super().get_input(batch, k, *args, **kwargs)
         hint = cond["c_concat"][0]
         maps = torch.as_tensor(batch["map"])[: len(hint)].to(hint).permute(0, 3, 1, 2).contiguous()
-        return latent, {**cond, "map": maps}, *others
+        labels = torch.as_tensor(batch["labels"])[: len(hint)].to(hint.device, torch.long)
+        return latent, {**cond, "map": maps, "labels": labels}, *others
 
     def p_losses(
         self,
@@ -94,9 +144,13 @@ class TaughtControl(ControlLDM):
         target = torch.lerp(self.loss_target(x_start, t, noise), taught, self.taught)
         features = _relative_error(control, taught_control)
         loss = (self.get_loss(output, target, mean=False) * places).mean() + self.features * features
+        unread = F.cross_entropy(self.reader(control), cond["labels"], reduction="none")[:, None]
+        classes = (unread * places).mean()
+        loss = loss + self.classes * classes
         lesson = self.get_loss(output.detach(), taught)
         stage = "train" if self.training else "val"
         log = {"loss": loss.detach(), "lesson": lesson, "features": features.detach()}
+        log["classes"] = classes.detach()
         return loss, {f"{stage}/{name}": value for name, value in log.items()}
 
     def _steered(
