@@ -212,7 +212,7 @@ class SaveLast(pl.Callback):
         self._progress = {"epoch": trainer.current_epoch, "fit_loop": trainer.fit_loop.state_dict()}
         stop = trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False)
         if stop or self._ends(trainer) or trainer.global_step % self.every_n_steps == 0:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
             self._step_saved = trainer.global_step
         if stop:
             logger.warning("Saved. To continue: --resume %s", self.path)
@@ -228,7 +228,7 @@ class SaveLast(pl.Callback):
         try:
             if trainer.global_step > self._step_saved:
                 self._rewinds = True
-                trainer.save_checkpoint(self.path)
+                trainer.save_checkpoint(self.path, weights_only=False)
         except CheckpointError as error:
             end = str(error)
         exception.args = (f"{exception}\nThe run ended at step {trainer.global_step}. {end}",)
