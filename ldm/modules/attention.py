@@ -72,6 +72,8 @@ def attend(
         scale: None for 1 / sqrt(d).
         mask: bool, for ``[B, heads, N, M]``; what is False is not looked at. None looks at everything.
     """
+    # For values that lie apart in memory torch has no other kernel than one that makes all N x M scores.
+    query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     if slice_size is None:
         return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
     if slice_size < 1:
