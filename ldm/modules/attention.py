@@ -75,6 +75,8 @@ def attend(
     """
     if slice_size is None and mask is None and products.pays(query, key, value):
         return products.attend_by_products(query, key, value, scale)
+    # For values that lie apart in memory torch has no other kernel than one that makes all N x M scores.
+    query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     if slice_size is None:
         return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
     if slice_size < 1:
