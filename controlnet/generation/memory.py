@@ -9,13 +9,15 @@ import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from cldm.cldm import ControlLDM
 from ldm.modules.attention import set_attention_slice
+
+if TYPE_CHECKING:
+    from cldm.cldm import ControlLDM
 
 T = TypeVar("T")
 
