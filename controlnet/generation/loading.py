@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from annotator.uniformer import SegmentationDetector
 from cldm.assemble import Sources, check_roles
 from controlnet.generation.arrival import Arrival
 from controlnet.generation.controls import Controls
-from controlnet.generation.devices import check_compiler, find_device, find_precision, precision_name
+from controlnet.generation.devices import (
+    check_compiler,
+    check_graphs,
+    find_device,
+    find_precision,
+    precision_name,
+)
 from controlnet.generation.generator import Generator
 from controlnet.generation.memory import own_pages
 from controlnet.generation.models import ModelFiles
@@ -33,6 +39,7 @@ def load_generator(
     precision: str = "auto",
     save_memory: bool = False,
     compiles: bool = False,
+    graphs: bool = False,
 ) -> Generator:
     """Load a model; detectors and further controls load at their first use.
 
@@ -42,12 +49,13 @@ def load_generator(
         precision: as ``devices.find_precision`` has it.
         save_memory: networks rest in main memory, and attention works in slices.
         compiles: `torch.compile` for UNet, controls and decoder, at the first picture of each size.
+        graphs: the same, and their work is recorded as CUDA graphs.
 
     Raises:
-        ModelError: an unknown device or precision, or nothing to compile with.
+        ModelError: an unknown device or precision, nothing to compile with, or graphs without a GPU.
         WeightsError: files that do not fit.
     """
-    generator = waiting_generator(files, device, precision, save_memory, compiles)
+    generator = waiting_generator(files, device, precision, save_memory, compiles, graphs)
     generator.arrival.bring()
     return generator
 
@@ -58,6 +66,7 @@ def waiting_generator(
     precision: str = "auto",
     save_memory: bool = False,
     compiles: bool = False,
+    graphs: bool = False,
 ) -> Generator:
     """As `load_generator`, but ``arrival.bring`` is still to load the model.
 
@@ -66,7 +75,9 @@ def waiting_generator(
     """
     target = find_device(device)
     dtype = find_precision(precision, target)
-    if compiles:
+    if graphs:
+        check_graphs(target, save_memory)
+    if compiles or graphs:
         check_compiler(target)
     rests = save_memory and target.type != "cpu"
     place = torch.device("cpu") if rests else target
@@ -85,7 +96,7 @@ def waiting_generator(
         if rests:  # the networks stay; what the sampler reads between them comes along
             for name, buffer in model.named_buffers(recurse=False):
                 setattr(model, name, buffer.to(target))
-        prepare(model, target, compiles)
+        prepare(model, target, compiles, graphs)
         return model
 
     def load_further(path: Path) -> ControlNet:
@@ -93,7 +104,7 @@ def waiting_generator(
 
         with own_pages():
             network = load_control(files.config, path, place, dtype, base=files.weights)
-        prepare(network, target, compiles)
+        prepare(network, target, compiles, graphs)
         return network
 
     own = files.own or tuple(name for name, path in files.controls.items() if path == first)
@@ -129,11 +140,11 @@ def check_kinds(files: ModelFiles, control: Path | None) -> None:
         expect(path, recognise(path), "embedding")
 
 
-def prepare(network: nn.Module, device: torch.device, compiles: bool) -> None:
+def prepare(network: nn.Module, device: torch.device, compiles: bool, graphs: bool = False) -> None:
     """What makes a loaded network faster, in place: weights packed on a CPU, or `torch.compile`, which lays
-    them out by itself.
+    them out by itself, perhaps with CUDA graphs.
     """
-    if not compiles:
+    if not compiles and not graphs:
         if device.type == "cpu":
             pack_weights(network)
         return
@@ -143,4 +154,22 @@ def prepare(network: nn.Module, device: torch.device, compiles: bool) -> None:
     logger.info("The first picture of each size takes minutes longer: its networks are compiled.")
     for module in network.modules():
         if isinstance(module, ControlledUnetModel | ControlNet | Decoder):
-            module.compile(dynamic=False)
+            if graphs:
+                replay_graphs(module)
+            else:
+                module.compile(dynamic=False)
+
+
+def replay_graphs(module: nn.Module) -> None:
+    """Let a module compile itself, in place, and its work be recorded as one CUDA graph for each shape.
+
+    Graphs share their memory, so a run takes that of the results before it; samplers of several steps still
+    need those. So callers get copies.
+    """
+    compiled = torch.compile(module.forward, mode="reduce-overhead", dynamic=False)
+
+    def forward(*inputs: Any, **named: Any) -> Tensor | list[Tensor]:
+        found = compiled(*inputs, **named)
+        return found.clone() if isinstance(found, Tensor) else [tensor.clone() for tensor in found]
+
+    module.forward = forward

@@ -35,6 +35,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="torch.compile: needs a compiler; the first picture of each size takes minutes longer",
     )
+    parser.add_argument(
+        "--cuda-graphs",
+        action="store_true",
+        help="as --compile, and the GPU repeats recorded work instead of being told each step anew",
+    )
     parser.add_argument("--save-memory", action="store_true", help="slower, in less GPU memory")
 
 
@@ -112,7 +117,8 @@ def generator_from_options(options: argparse.Namespace, condition: str = DEFAULT
 def waiting_from_options(options: argparse.Namespace, condition: str = DEFAULT) -> Generator:
     """As ``generator_from_options``, but ``arrival.bring`` is still to load the model."""
     files = files_from_options(options, condition)
-    return waiting_generator(files, options.device, options.precision, options.save_memory, options.compile)
+    how = (options.device, options.precision, options.save_memory, options.compile, options.cuda_graphs)
+    return waiting_generator(files, *how)
 
 
 @contextmanager
