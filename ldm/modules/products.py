@@ -66,7 +66,8 @@ def attend_by_products(query: Tensor, key: Tensor, value: Tensor, scale: float |
         done = _attend(queries[place], keys[place], values[place], out[place])
         if done < count:
             q, k, v = query[place][done:], key[place], value[place]
-            out[place][done:] = F.scaled_dot_product_attention(q[None], k[None], v[None], scale=scale)[0]
+            q, k, v = (tensor[None, None] for tensor in (q, k, v))  # in 3 dimensions it would make all scores
+            out[place][done:] = F.scaled_dot_product_attention(q, k, v, scale=scale)[0, 0]
     return out
 
 
