@@ -56,7 +56,7 @@ class Generator:
         controls: further control networks, by condition; without, the model's own serves all.
         files: what it was loaded from, where it was.
         world: what the model can draw, where that is less than everything.
-        precision: what the networks compute in: fp32, fp16 or bf16; the model's own by default.
+        known_precision: what the networks compute in; the model's own by default.
     """
 
     arriving: ControlLDM | Arrival[ControlLDM]
@@ -69,14 +69,18 @@ class Generator:
     controls: Controls = field(default_factory=Controls)
     files: ModelFiles | None = None
     world: World | None = None
-    precision: str = ""
+    known_precision: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _conditions: dict[str, Condition] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.arrival = self.arriving if isinstance(self.arriving, Arrival) else Arrival.of(self.arriving)
         self.device = torch.device(self.device or self.model.device)
-        self.precision = self.precision or precision_name(self.model.control_model.dtype)
+
+    @property
+    def precision(self) -> str:
+        """What the networks compute in: fp32, fp16 or bf16."""
+        return self.known_precision or precision_name(self.model.control_model.dtype)
 
     @property
     def model(self) -> ControlLDM:

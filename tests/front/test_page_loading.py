@@ -32,7 +32,7 @@ class Held:
         self.detector = ColorDetector()
         self.generator = Generator(
             Arrival(self._load), {"seg": self.detector}, name="small", resolution=64, device="cpu",
-            precision="fp32",
+            known_precision="fp32",
         )  # fmt: skip
         self.thread = threading.Thread(target=self._bring)
         self.thread.start()
