@@ -239,8 +239,10 @@ class Generator:
         work = partial(self._sample, request, control, watcher, origin=origin)
         pictures = attempt(lambda: work(self.save_memory))
         if pictures is None:
-            logger.warning("Out of memory; trying once more with sliced attention and a VAE in tiles.")
-            pictures = attempt(lambda: work(True, tiled=True))
+            logger.warning(
+                "Out of memory; trying once more with attention in slices, and one picture after the other."
+            )
+            pictures = attempt(lambda: work(True))
         if pictures is None:
             height, width = control.shape[:2]
             what = f"{request.num_samples} x {width}x{height} pixels do not fit into memory"
@@ -253,7 +255,7 @@ class Generator:
             trial = trial_of(request, num_samples, resolution)
             width, height = result_size(trial)
             control = np.zeros((height, width, 3), np.uint8)
-            if attempt(partial(self._sample, trial, control, None, True, tiled=True)) is not None:
+            if attempt(partial(self._sample, trial, control, None, True)) is not None:
                 return f"num_samples {num_samples} at image_resolution {resolution} would fit"
         return "nor do smaller sizes: free some memory first"
 
@@ -264,7 +266,6 @@ class Generator:
         control: np.ndarray,
         watcher: Watcher | None,
         save_memory: bool,
-        tiled: bool = False,
         origin: Origin | None = None,
     ) -> np.ndarray:
         model, count = self.model, request.num_samples
@@ -272,7 +273,7 @@ class Generator:
         networks = self.controls.networks(acts)
         first, *further = run_controls(request, control, networks, len(model.control_scales), self.condition)
         beside = list(dict.fromkeys(network for network in networks if network is not None))
-        with MemorySaver(model, self.device, save_memory, tiled, beside) as saver:
+        with MemorySaver(model, self.device, save_memory, beside) as saver:
             start = None if origin is None else origin.start(saver, count)
             with saver.working(model.cond_stage_model):
                 cond, uncond = guided_conditions(
