@@ -15,11 +15,15 @@ from torch import nn
 
 from ldm.modules.residual import is_heard, plus
 
-LARGE_MAP = 2**26
-"""Bytes of a feature map from which on it is computed in strips: 64 MiB."""
+LARGE_MAP = 2**28
+"""Bytes of a feature map from which on it is computed in strips: 256 MiB. Pictures of 512 x 512 pixels have
+one in float32, and none in bf16."""
 
 ROWS = 32
-"""Rows of a strip. Those on either side are computed twice."""
+"""Rows that a strip has at least: those on either side of it are computed twice."""
+
+PIXELS = 2**15
+"""Pixels that it has at least: a layer may do something for each call (`ldm.winograd`)."""
 
 
 def in_strips(module: nn.Module, x: torch.Tensor, factor: int = 1) -> bool:
@@ -49,12 +53,13 @@ def _is_large(x: torch.Tensor, channels: int, factor: int) -> bool:
     return channels * x.shape[2] * x.shape[3] * factor**2 * x.element_size() >= LARGE_MAP
 
 
-def _strips(height: int) -> Iterator[tuple[int, int, int, int]]:
+def _strips(height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
     """The strips of a map: the first row of each and that after its last, and the same with a row on either
     side where there is one.
     """
-    for first in range(0, height, ROWS):
-        last = min(first + ROWS, height)
+    rows = max(ROWS, PIXELS // width)
+    for first in range(0, height, rows):
+        last = min(first + rows, height)
         yield first, last, max(first - 1, 0), min(last + 1, height)
 
 
@@ -91,7 +96,7 @@ def convolved(
 
     def strips() -> Iterator[torch.Tensor]:
         row_before = x[:, :, :0]
-        for first, last, start, end in _strips(x.shape[2]):
+        for first, last, start, end in _strips(*x.shape[2:]):
             strip = x[:, :, start:end]
             if overwrite:
                 strip = strip.clone()
@@ -108,22 +113,21 @@ def doubled(x: torch.Tensor, upsample: Callable[[torch.Tensor], torch.Tensor]) -
     """``upsample(x)`` in strips: ``[1, C, H, W]`` -> ``[1, O, 2H, 2W]``; its rows depend on one row on either
     side.
     """
-    height = x.shape[2]
     strips = (
         upsample(x[:, :, start:end])[:, :, 2 * (first - start) : 2 * (last - start)]
-        for first, last, start, end in _strips(height)
+        for first, last, start, end in _strips(*x.shape[2:])
     )
-    return _assembled(strips, 2 * height)
+    return _assembled(strips, 2 * x.shape[2])
 
 
 def halved(x: torch.Tensor, conv: nn.Module) -> torch.Tensor:
     """A 3x3 convolution of stride 2, with padding on the right and at the bottom only, in strips: ``[1, C, H,
     W]`` -> ``[1, O, H/2, W/2]``.
     """
-    height = x.shape[2] // 2
+    height, width = x.shape[2] // 2, x.shape[3] // 2
 
     def strips() -> Iterator[torch.Tensor]:
-        for first, last, _, _ in _strips(height):
+        for first, last, _, _ in _strips(height, width):
             strip = x[:, :, 2 * first : 2 * last + 1]
             yield conv(F.pad(strip, (0, 1, 0, 2 * (last - first) + 1 - strip.shape[2])))
 
@@ -149,7 +153,7 @@ def _moments(x: torch.Tensor, norm: nn.GroupNorm, exact: torch.dtype) -> tuple[t
     """Mean and variance of each group, ``[G]`` both, from those of the strips."""
     one, zero = (torch.full((x.shape[1],), value, dtype=exact, device=x.device) for value in (1.0, 0.0))
     moments = torch.zeros(2, norm.num_groups, dtype=torch.float64, device=x.device)
-    for first, last, _, _ in _strips(x.shape[2]):
+    for first, last, _, _ in _strips(*x.shape[2:]):
         strip = x[:, :, first:last]
         if x.device.type != "cpu":  # a CPU reads half precision and gives exact statistics
             strip = strip.to(exact)

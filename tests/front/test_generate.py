@@ -260,6 +260,7 @@ def test_large_pictures_are_decoded_in_strips_unasked(generator, monkeypatch):
     )
     monkeypatch.setattr(strips, "LARGE_MAP", 0)
     monkeypatch.setattr(strips, "ROWS", 16)
+    monkeypatch.setattr(strips, "PIXELS", 1)
     pictures = generator.generate(ask()).pictures
     assert (64, 64) in {tuple(each.shape[2:]) for each in assembled}
     assert np.abs(pictures[0].astype(int) - plain[0]).max() <= 1

@@ -40,6 +40,7 @@ def seen(monkeypatch):
 def with_budget(monkeypatch, large_map: int, rows: int) -> None:
     monkeypatch.setattr(strips, "LARGE_MAP", large_map)
     monkeypatch.setattr(strips, "ROWS", rows)
+    monkeypatch.setattr(strips, "PIXELS", 1)
 
 
 def both_ways(vae: AutoencoderKL, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
