@@ -1,5 +1,6 @@
 """What a visitor waits for: bytes, requests and seconds of a first load, in headless Chromium, and which
-other machines it asks (none). The page runs in this process over the embedded model.
+other machines it asks (none). The page runs in this process over the embedded model. ``--start`` times
+instead how long a page that is started needs until it answers, and until it has drawn a picture of one step.
 
 make bench BENCH=page
 """
@@ -7,19 +8,28 @@ make bench BENCH=page
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
+import torch
+
+from benchmarks.measure import machine
 from controlnet.files import EXAMPLES
 from controlnet.generation.loading import load_generator
 from controlnet.generation.models import find_model
 
+ROOT = Path(__file__).resolve().parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -80,6 +90,57 @@ def report(loads: Sequence[Load], host: str) -> list[str]:
     return lines + [f"  {size / 1000:7.0f} kB  {urlsplit(address).path[:80]}" for address, size in largest]
 
 
+def start_seconds() -> tuple[float, float]:
+    """Seconds from the start of the command to the first answer, and to the first picture."""
+    from gradio_client import Client, handle_file
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/"
+    command = [
+        sys.executable,
+        "gradio_seg2image.py",
+        "--model",
+        "tiny",
+        "--device",
+        "cpu",
+        "--port",
+        str(port),
+    ]
+    started = time.perf_counter()
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            while not answers(url):
+                if process.poll() is not None:
+                    raise RuntimeError(f"the page ended with status {process.returncode}")
+                time.sleep(0.02)
+            answered = time.perf_counter() - started
+            client = Client(url, verbose=False)
+            picture = handle_file(EXAMPLES / "lake.png")
+            client.predict(picture, "a lake", settings={"ddim_steps": 1}, api_name="/generate")
+            return answered, time.perf_counter() - started
+        finally:
+            process.terminate()
+
+
+def answers(url: str) -> bool:
+    """Whether a server is there that answers."""
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(url, timeout=60).status_code == 200
+    return False
+
+
+def time_starts(repeats: int) -> None:
+    """Print the medians; a start before them reads all files for the first time."""
+    start_seconds()
+    answered, drawn = zip(*(start_seconds() for _ in range(repeats)), strict=True)
+    print(machine(torch.device("cpu")))
+    print(
+        f"first answer after {median(answered):.1f} s, first picture after {median(drawn):.1f} s ({repeats})"
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; the status is 1 where the page asks another machine for something."""
     from playwright.sync_api import sync_playwright
@@ -89,7 +150,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--start", action="store_true", help="time the start of the page's command instead")
     options = parser.parse_args(arguments)
+    if options.start:
+        time_starts(options.repeats)
+        return 0
     chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
     with app.own_temporary_folder(), sync_playwright() as playwright:
         examples = [known for known in load_examples(EXAMPLES) if known.condition == "seg"]

@@ -90,7 +90,7 @@ class Assembly:
         self.sources, self.wanted, self.kind = sources, wanted, kind
         self.control_kind = recognise(sources.control) if sources.control else kind
         self._has_reported = False
-        self._check_roles()
+        check_roles(sources, kind, self.control_kind)
         self._check_version(definition)
         self._check_parts(needs_control)
 
@@ -111,24 +111,8 @@ class Assembly:
             state = merge_control(state, control)
             is_mapped = is_mapped and control_is_mapped
         for path, weight in self.sources.loras:
-            expect(path, recognise(path), "lora")
             state = Lora(path, weight, self.wanted).merged(state)
         return state, is_mapped
-
-    def _check_roles(self) -> None:
-        weights, control = self.sources.weights, self.sources.control
-        if control and self.kind.role == "control" and self.control_kind.role == "model":
-            raise WeightsError(
-                f"{weights} is {self.kind}, and {control} is {self.control_kind}: "
-                "give them the other way round"
-            )
-        expect(weights, self.kind, "model")
-        if control and "control" not in self.control_kind.parts:
-            expect(control, self.control_kind, "control")
-        if self.sources.vae:
-            kind = recognise(self.sources.vae)
-            if "vae" not in kind.parts:
-                expect(self.sources.vae, kind, "vae")
 
     def _check_version(self, definition: str | Path) -> None:
         width = context_width(self.wanted)
@@ -165,6 +149,31 @@ class Assembly:
             where, names = self.sources.weights, first_few(unused)
             logger.info("%s: %d entries are not used (%s)", where, len(unused), names)
         self._has_reported = True
+
+
+def check_roles(sources: Sources, kind: Kind, control_kind: Kind) -> None:
+    """Whether every file is what it was given as; keys and shapes tell it, so this takes no time.
+
+    Args:
+        kind, control_kind: what ``sources.weights`` and ``sources.control`` are.
+
+    Raises:
+        WeightsError: one of them is something else, or cannot be read.
+    """
+    weights, control = sources.weights, sources.control
+    if control and kind.role == "control" and control_kind.role == "model":
+        raise WeightsError(
+            f"{weights} is {kind}, and {control} is {control_kind}: give them the other way round"
+        )
+    expect(weights, kind, "model")
+    if control and "control" not in control_kind.parts:
+        expect(control, control_kind, "control")
+    if sources.vae:
+        vae_kind = recognise(sources.vae)
+        if "vae" not in vae_kind.parts:
+            expect(sources.vae, vae_kind, "vae")
+    for path, _weight in sources.loras:
+        expect(path, recognise(path), "lora")
 
 
 def open_as(path: Path, wanted: Mapping[str, Tensor]) -> Opened:

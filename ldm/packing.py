@@ -14,15 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ldm import winograd
 from ldm.modules.attention import GEGLU
 from ldm.modules.residual import takes_residual
+from ldm.onednn import can_pack
+
+__all__ = ["PackedConv2d", "PackedGate", "PackedLinear", "can_pack", "pack_weights", "unpack_weights"]
 
 PACKED_TYPES = (torch.float32, torch.bfloat16)
-
-
-def can_pack() -> bool:
-    """Whether this torch has oneDNN."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
 def pack_weights(model: nn.Module) -> int:
@@ -91,11 +90,14 @@ class _PackedLayer(nn.Module):
         """The weight in its present layout; its type and shape are those of the ordinary layer."""
         return self._layout.weight
 
-    def _weight_for(self, x: torch.Tensor) -> torch.Tensor:
+    def _check(self, x: torch.Tensor) -> None:
         if torch.is_grad_enabled() and x.requires_grad:
             raise ValueError(
                 "packed weights take no gradients; call ldm.packing.unpack_weights(model) before training"
             )
+
+    def _weight_for(self, x: torch.Tensor) -> torch.Tensor:
+        self._check(x)
         layout = self._layout
         if layout.input_shape != x.shape:
             layout = self._layout = _Layout(self._pack(_dense(layout.weight), x), x.shape)
@@ -128,12 +130,17 @@ class _PackedLayer(nn.Module):
 
 
 class PackedConv2d(_PackedLayer):
-    """A convolution with packed weights: ``[B, C, H, W] -> [B, O, H', W']``, channels last in memory."""
+    """A convolution with packed weights: ``[B, C, H, W] -> [B, O, H', W']``, channels last in memory.
+
+    Those of 3x3 in float32 go by Winograd where pictures are large. Its matrices are kept from the first time
+    on where they are small.
+    """
 
     def __init__(self, layer: nn.Conv2d):
         super().__init__(layer)
         self.geometry = (layer.padding, layer.stride, layer.dilation)
         self._quarters: tuple[PackedConv2d, ...] = ()
+        self._matrices: torch.Tensor | None = None
 
     def _pack(self, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return torch._C._nn.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), *self.geometry, 1, list(x.shape))
@@ -141,11 +148,23 @@ class PackedConv2d(_PackedLayer):
     @takes_residual
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
+        if winograd.pays(x, self.weight.shape, self.geometry):
+            return self._by_winograd(x, residual)
         layer = (self._weight_for(x), self.bias, *self.geometry, 1)
         if residual is None:
             return torch.ops.mkldnn._convolution_pointwise(x, *layer, "none", [], "")
         other = residual.to(x.dtype).contiguous(memory_format=torch.channels_last)
         return torch.ops.mkldnn._convolution_pointwise.binary(x, other, *layer, "add", 1.0, None, [], None)
+
+    def _by_winograd(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        self._check(x)
+        matrices = self._matrices
+        if matrices is None:
+            matrices = winograd.matrices_of(_dense(self.weight))
+            if winograd.keeps(self.weight.shape):
+                self._matrices = matrices
+        result = winograd.convolve(x, matrices, self.bias, self.weight.shape[0])
+        return result if residual is None else result.add_(residual)
 
     def after_doubling(self, x: torch.Tensor) -> torch.Tensor:
         """The convolution of ``x`` at twice its size by nearest neighbour: ``[B, C, H, W]`` -> ``[B, O, 2H,

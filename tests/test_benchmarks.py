@@ -44,7 +44,7 @@ def sides():
 
 def test_ours_and_diffusers_predict_the_same_from_the_same_tensors(sides):
     inputs = Inputs.random(64, 24, CPU, torch.float32)
-    assert check_agreement(*sides, inputs) < 1e-5
+    assert re.fullmatch(r"outputs differ by \d\.\de-0[6-9]", check_agreement(*sides, inputs))
 
 
 def test_a_changed_weight_is_noticed(sides):
@@ -75,6 +75,21 @@ def test_openvino_takes_part_with_the_same_numbers(capsys):
         assert re.search(rf"^{name} ratio \d+\.\d\d x at 64, outputs differ by \d\.\de-0[5-9]", told, re.M), (
             told
         )
+
+
+def test_a_peer_that_rounds_coarsely_is_compared_with_fp32(sides, monkeypatch):
+    ours, peer = sides
+    inputs = Inputs.random(64, 24, CPU, torch.float32)
+    predict = peer.predict
+    monkeypatch.setattr(peer, "exact", predict)
+    monkeypatch.setattr(peer, "predict", lambda *arguments: 1.08 * predict(*arguments))
+    told = check_agreement(ours, peer, inputs)
+    assert re.fullmatch(
+        r"outputs differ by 7\.4e-02; from fp32 ours by \d\.\de-0[6-9], the peer's by 8\.0e-02", told
+    )
+    monkeypatch.setattr(peer, "exact", lambda *arguments: 1.01 * predict(*arguments))
+    with pytest.raises(RuntimeError, match=r"ours by 9\.9e-03.* more than 1\.0e-04"):
+        check_agreement(ours, peer, inputs)
 
 
 def test_both_sides_report_the_time_of_a_step(sides):

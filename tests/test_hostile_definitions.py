@@ -116,7 +116,7 @@ def test_the_tools_say_it_in_one_line(kind: str, tmp_path: Path, command_line: l
         *list(FILES.values())[1::6],
         ("model: {target: cldm.cldm.ControlLDM, params: hello}", "params: a mapping of names to values"),
         ("model: {target: cldm.cldm.ControlLDM, params: [1]}", "params: a mapping of names to values"),
-        ("model: {target: cldm.cldm.ControlLDM}", "missing"),
+        ("model: {target: cldm.cldm.ControlLDM}", "image_size must be a number of latent pixels"),
     ],
 )
 def test_the_page_and_the_list_of_models_say_it_in_one_line(

@@ -136,3 +136,30 @@ def test_a_script_at_the_root_is_thin_over_one_front_end():
         assert not {name.partition(".")[0] for name in names} & others, path.name
         if path.name.startswith(("tool_", "gradio_")):
             assert len(text.splitlines()) <= 30, path.name
+
+
+def imported_at_once(module: str, seen: set[str]) -> set[str]:
+    """What comes along when a module is imported: not what only functions or type checkers import."""
+    seen.add(module)
+    file = ROOT / Path(*module.split("."))
+    path = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+    for node in ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else ():
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            parts = name.split(".")
+            for parent in (".".join(parts[:length]) for length in range(1, len(parts) + 1)):
+                if parent not in seen:
+                    imported_at_once(parent, seen)
+    return seen
+
+
+def test_the_page_answers_before_lightning_and_the_networks_are_imported():
+    at_once = imported_at_once("controlnet.page.app", set())
+    assert {"gradio", "torch", "controlnet.generation.generator", "cldm.assemble"} <= at_once
+    slow = {"pytorch_lightning", "torchvision", "transformers", "open_clip", "diffusers", "cldm.cldm"}
+    assert not slow & at_once
+    assert "pytorch_lightning" in imported_at_once("cldm.cldm", set())

@@ -19,12 +19,13 @@ from annotator.openpose.model import bodypose_model, handpose_model
 from cldm.cldm import ControlLDM
 from controlnet.conditions import all_conditions, find_condition
 from controlnet.generation.from_source import feathered
-from controlnet.generation.memory import MemorySaver, decode_tiled, encode_tiled
+from controlnet.generation.memory import MemorySaver
 from controlnet.generation.passes import Origin
 from controlnet.generation.samplers import SAMPLERS
 from controlnet.generation.sampling import Control, control_scales, guided_conditions, sample_latents
 from controlnet.generation.words import regional_prompts
 from ldm.models.diffusion import ddim
+from ldm.modules import strips
 from ldm.util import instantiate_from_config
 
 META = torch.device("meta")
@@ -56,15 +57,17 @@ def conditions(model: ControlLDM, guess_mode: bool = False) -> tuple[dict, dict]
 
 
 @pytest.mark.parametrize("guess_mode", [False, True])
-def test_text_hint_sampling_and_decoding(model, guess_mode):
+def test_text_hint_sampling_and_decoding(model, guess_mode, monkeypatch):
     with torch.inference_mode():
         cond, uncond = conditions(model, guess_mode)
         assert cond["c_crossattn"][0].device == cond["c_concat"][0].device == META
         latents = sample_latents(model, cond, uncond, steps=2, scale=9.0, eta=1.0, generator=None)
         assert latents.device == META and latents.dtype == torch.float32 and latents.shape == (2, 4, 8, 8)
         pictures = model.decode_first_stage(latents)
-        tiled = decode_tiled(model.decode_first_stage, latents, tile=6, overlap=2)
-    assert pictures.device == tiled.device == META and pictures.shape == tiled.shape == (2, 3, 64, 64)
+        monkeypatch.setattr(strips, "LARGE_MAP", 0)
+        in_strips = model.decode_first_stage(latents)
+    assert pictures.device == in_strips.device == META
+    assert pictures.shape == in_strips.shape == (2, 3, 64, 64)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -119,15 +122,16 @@ def test_every_sampler_with_a_mask(model, name):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_from_a_source_with_a_mask(model, name):
-    """The encoder, whole and in tiles, and every sampler from the middle of its steps."""
+def test_from_a_source_with_a_mask(model, name, monkeypatch):
+    """The encoder, whole and in strips, and every sampler from the middle of its steps."""
     with torch.inference_mode():
         painted, saver = feathered(np.eye(64, dtype=np.uint8) * 255, 2), MemorySaver(model, META, False)
         start = Origin(np.zeros((1, 64, 64, 3), np.uint8), 0.5, painted).start(saver, 2)
         assert start.latents.device == start.keep.device == META and start.latents.dtype == torch.float32
         assert start.latents.shape == (2, 4, 8, 8) and start.keep.shape == (2, 1, 8, 8)
-        tiled = encode_tiled(saver.encode, torch.zeros(1, 3, 64, 64, device=META), tile=48, overlap=16)
-        assert tiled.device == META and tiled.shape == (1, 4, 8, 8)
+        monkeypatch.setattr(strips, "LARGE_MAP", 0)
+        in_strips = saver.encode(torch.zeros(1, 3, 64, 64, device=META))
+        assert in_strips.device == META and in_strips.shape == (1, 4, 8, 8)
         cond, uncond = conditions(model)
         latents = sample_latents(
             model, cond, uncond, steps=4, scale=5.0, generator=None, sampler=name, start=start

@@ -25,8 +25,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ldm import weights
+from ldm.weight_formats import open_weights
 from ldm.weights import (
     WeightsError,
+    is_finite,
     load_file_into,
     load_into,
     map_state_dict,
@@ -489,6 +492,36 @@ def test_a_module_without_memory_takes_a_file(suffix: str, dtype: torch.dtype, t
         wanted = tensor.to(dtype) if tensor.is_floating_point() else tensor
         assert torch.equal(module.state_dict()[key], wanted)
     assert [p.requires_grad for p in module.parameters()] == [False, True, True, True, True, True]
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, *weights.FLOAT8], ids=str
+)
+def test_one_number_that_is_none_is_found_wherever_it_is(dtype: torch.dtype):
+    largest = torch.finfo(dtype).max
+    assert is_finite(torch.full((99, 100), largest, dtype=dtype)), "their sum is infinite"
+    assert is_finite(torch.empty(0, 3, dtype=dtype)) and is_finite(torch.full((), -largest, dtype=dtype))
+    infinity = [] if dtype == torch.float8_e4m3fn else [float("inf"), -float("inf")]  # which has none
+    for bad in (float("nan"), *infinity):
+        for place in (0, 1, 31, 4097, 9899):
+            tensor = torch.randn(9900).to(dtype)
+            tensor[place] = torch.tensor(bad).to(dtype)
+            assert not is_finite(tensor) and not is_finite(tensor.view(99, 100).T)
+
+
+def test_whole_numbers_are_finite():
+    assert is_finite(torch.arange(3)) and is_finite(torch.tensor([True, False]))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_small_file_is_opened_once(legacy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "a.ckpt", _use_new_zipfile_serialization=not legacy)
+    opened: list[Path] = []
+    monkeypatch.setattr(weights, "open_weights", lambda path: (opened.append(path), open_weights(path))[1])
+    with torch.device("meta"):
+        layer = nn.Linear(3, 2)
+    load_file_into(layer, tmp_path / "a.ckpt")
+    assert opened == [tmp_path / "a.ckpt"] and not layer.weight.is_meta
 
 
 def test_load_into_assigns_and_casts_to_the_modules_type():

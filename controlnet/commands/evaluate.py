@@ -145,7 +145,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         about = {"detector": str(weights), "count": len(cases), **source}
         return about | detector_score(detector, cases)
     files = files_from_options(options)
-    generator = load_generator(files, options.device, options.precision, compiles=options.compile)
+    faster = {"compiles": options.compile, "graphs": options.cuda_graphs}
+    generator = load_generator(files, options.device, options.precision, **faster)
     model, detector = generator.model, generator.condition("seg").detector
     if not options.per_class:
         cases, source = find_cases(options, generator.resolution)

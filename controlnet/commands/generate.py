@@ -207,7 +207,7 @@ def main(
         # By its name: on another machine "auto" may be another, and with it the pictures.
         precision = precision_name(find_precision(options.precision, device))
         load_options = {"precision": precision, "save_memory": options.save_memory or save_memory}
-        load_options["compiles"] = options.compile
+        load_options |= {"compiles": options.compile, "graphs": options.cuda_graphs}
         task = GenerateJobs(jobs, options.out, files, load_options, measure=not options.no_measure)
         trainer = pl.Trainer(
             accelerator="cpu" if device.type == "cpu" else "auto",

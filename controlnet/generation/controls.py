@@ -6,9 +6,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cldm.cldm import ControlNet
 from controlnet.generation.request import RequestError
+
+if TYPE_CHECKING:
+    from cldm.cldm import ControlNet
 
 
 class Controls:

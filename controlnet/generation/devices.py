@@ -71,6 +71,18 @@ def check_compiler(device: torch.device) -> None:
         raise ModelError(f"--compile needs {wanted}, and there is none here; leave --compile out.")
 
 
+def check_graphs(device: torch.device, save_memory: bool) -> None:
+    """What CUDA graphs need: a GPU, and networks that stay where they are.
+
+    Raises:
+        ModelError: they do not have it.
+    """
+    if device.type != "cuda":
+        raise ModelError(f"--cuda-graphs needs a GPU, and the networks work on {device} here; leave it out.")
+    if save_memory:
+        raise ModelError("--cuda-graphs needs networks that stay on the GPU; leave out it or --save-memory.")
+
+
 def precision_name(dtype: torch.dtype) -> str:
     """A type's name in ``PRECISIONS``; of others torch's own."""
     names = {known: name for name, known in PRECISIONS.items()}

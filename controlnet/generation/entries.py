@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from controlnet.generation.generator import Generator, Result
+from controlnet.generation.generator import Generator
 from controlnet.generation.jobs import Job, result_files
 from controlnet.generation.png import save_png
+from controlnet.generation.result import Result
 from controlnet.generation.several_files import without_files
 from controlnet.lines import read_objects
 from controlnet.listing import MANIFEST

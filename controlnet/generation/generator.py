@@ -5,89 +5,38 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from annotator.util import HWC3
-from cldm.cldm import ControlLDM
 from controlnet.conditions import DEFAULT, Condition, Hint, Score, find_condition
+from controlnet.generation.arrival import Arrival
 from controlnet.generation.class_prompts import with_class_map
 from controlnet.generation.controls import Controls
 from controlnet.generation.devices import precision_name
 from controlnet.generation.from_source import check_fits, hint_picture
 from controlnet.generation.memory import MemorySaver, attempt, smaller_sizes
 from controlnet.generation.models import ModelFiles
-from controlnet.generation.packing import pack_hint
 from controlnet.generation.passes import Origin, carried_out, remarks, steps_of, trial_of
-from controlnet.generation.png import metadata_text
 from controlnet.generation.request import Request, RequestError, default_detect_resolution, definite
+from controlnet.generation.result import Result
 from controlnet.generation.sampling import guided_conditions, noise_generators, sample_latents, to_uint8
-from controlnet.generation.several_files import packed
 from controlnet.generation.several_run import acting, completed, run_controls
 from controlnet.generation.sizes import resized, result_size
 from controlnet.generation.watcher import GenerationError, Step, Watcher, cure
 from controlnet.generation.words import cut_remarks, regional_of
 from controlnet.generation.world import World
 
+if TYPE_CHECKING:
+    from cldm.cldm import ControlLDM
+
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What came of a request.
-
-    ``request`` has a definite seed, sizes and guidance. ``pictures`` are uint8 RGB ``[H, W, 3]``. ``hint`` is
-    at their size, ``control_picture`` what the network saw of it and ``shown`` what a person sees of it, both
-    uint8 RGB ``[H, W, 3]``; ``shown_further`` are those of the further controls, whose hints the request
-    has. ``scores`` has one entry a picture, or none where nothing was measured.
-    ``remarks`` are sentences for the person, such as that nothing was found.
-    """
-
-    request: Request
-    pictures: tuple[np.ndarray, ...]
-    hint: Hint
-    control_picture: np.ndarray
-    shown: np.ndarray
-    scores: tuple[Score, ...] = ()
-    remarks: tuple[str, ...] = ()
-    seconds: float = 0.0
-    model: str = ""
-    precision: str = ""
-    shown_further: tuple[np.ndarray, ...] = ()
-    best_hint: Hint | None = None
-    """The hint that a second pass was made from, where it is not ``hint``."""
-
-    @property
-    def all_shown(self) -> tuple[np.ndarray, ...]:
-        """What a person sees of every hint."""
-        return (self.shown, *self.shown_further)
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seed of each picture."""
-        return self.request.seeds
-
-    @cached_property
-    def packed_hint(self) -> dict[str, Any]:
-        """The hint as a small JSON object."""
-        return pack_hint(self.hint if self.best_hint is None else self.best_hint)
-
-    @cached_property
-    def packed_further(self) -> dict[str, Any]:
-        """What is beside it, for JSON; see `several_files.packed`."""
-        return packed(self.request)
-
-    def metadata(self, index: int) -> str:
-        """The text that picture ``index`` carries when it is saved."""
-        return metadata_text(
-            self.request, self.packed_hint, index, self.model, self.precision, self.packed_further
-        )
 
 
 @dataclass
@@ -95,7 +44,8 @@ class Generator:
     """A model and the conditions that steer it, and one job at a time on them.
 
     Args:
-        model: a ``ControlLDM`` in eval mode, on its device.
+        arriving: a ``ControlLDM`` in eval mode, on its device; or one that is still to come, of which device
+            and precision are known.
         detectors: by condition, used instead of the conditions' own, which are made when they are first
             needed.
         name: of the model, as it is written into saved pictures.
@@ -106,9 +56,10 @@ class Generator:
         controls: further control networks, by condition; without, the model's own serves all.
         files: what it was loaded from, where it was.
         world: what the model can draw, where that is less than everything.
+        known_precision: what the networks compute in; the model's own by default.
     """
 
-    model: ControlLDM
+    arriving: ControlLDM | Arrival[ControlLDM]
     detectors: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
     resolution: int = 512
@@ -118,16 +69,32 @@ class Generator:
     controls: Controls = field(default_factory=Controls)
     files: ModelFiles | None = None
     world: World | None = None
+    known_precision: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _conditions: dict[str, Condition] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        self.arrival = self.arriving if isinstance(self.arriving, Arrival) else Arrival.of(self.arriving)
         self.device = torch.device(self.device or self.model.device)
 
     @property
     def precision(self) -> str:
         """What the networks compute in: fp32, fp16 or bf16."""
-        return precision_name(self.model.control_model.dtype)
+        return self.known_precision or precision_name(self.model.control_model.dtype)
+
+    @property
+    def model(self) -> ControlLDM:
+        """The networks. Who asks while they are being loaded waits for them."""
+        return self.arrival.wait()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One job at a time, and none before the model is there: detectors import what its loading imports,
+        and two threads may not do that at once.
+        """
+        self.arrival.wait()
+        with self._lock:
+            yield
 
     def condition(self, name: str = DEFAULT) -> Condition:
         """The condition with its detector, the same one at every call.
@@ -149,7 +116,7 @@ class Generator:
         """The hint of a picture, uint8 RGB ``[H, W, 3]``, at the size that the detector saw."""
         used = self.condition(condition)
         resolution = detect_resolution or default_detect_resolution(used, self.resolution)
-        with self._lock:
+        with self._turn():
             return used.detect(resized(picture, resolution), **used.checked_options(options or {}))
 
     def hint(self, request: Request) -> Hint:
@@ -157,7 +124,7 @@ class Generator:
         run.
         """
         request = request.for_model(self.resolution, self.guidance)
-        with self._lock if request.hint is None else nullcontext():
+        with self._turn() if request.hint is None else nullcontext():
             return self._hint(request)
 
     def generate(
@@ -185,7 +152,7 @@ class Generator:
         condition = self.condition(request.condition)
         conditions = dict.fromkeys([request.condition, *(control.condition for control in request.further)])
         not_learned = [remark for name in conditions if (remark := self.controls.remark(name))]
-        with self._lock:
+        with self._turn():
             started = time.perf_counter()
             request = self._completed(request)
             found = self._hint(request, best=request.second_pass > 1)
@@ -272,8 +239,10 @@ class Generator:
         work = partial(self._sample, request, control, watcher, origin=origin)
         pictures = attempt(lambda: work(self.save_memory))
         if pictures is None:
-            logger.warning("Out of memory; trying once more with sliced attention and a VAE in tiles.")
-            pictures = attempt(lambda: work(True, tiled=True))
+            logger.warning(
+                "Out of memory; trying once more with attention in slices, and one picture after the other."
+            )
+            pictures = attempt(lambda: work(True))
         if pictures is None:
             height, width = control.shape[:2]
             what = f"{request.num_samples} x {width}x{height} pixels do not fit into memory"
@@ -286,7 +255,7 @@ class Generator:
             trial = trial_of(request, num_samples, resolution)
             width, height = result_size(trial)
             control = np.zeros((height, width, 3), np.uint8)
-            if attempt(partial(self._sample, trial, control, None, True, tiled=True)) is not None:
+            if attempt(partial(self._sample, trial, control, None, True)) is not None:
                 return f"num_samples {num_samples} at image_resolution {resolution} would fit"
         return "nor do smaller sizes: free some memory first"
 
@@ -297,7 +266,6 @@ class Generator:
         control: np.ndarray,
         watcher: Watcher | None,
         save_memory: bool,
-        tiled: bool = False,
         origin: Origin | None = None,
     ) -> np.ndarray:
         model, count = self.model, request.num_samples
@@ -305,7 +273,7 @@ class Generator:
         networks = self.controls.networks(acts)
         first, *further = run_controls(request, control, networks, len(model.control_scales), self.condition)
         beside = list(dict.fromkeys(network for network in networks if network is not None))
-        with MemorySaver(model, self.device, save_memory, tiled, beside) as saver:
+        with MemorySaver(model, self.device, save_memory, beside) as saver:
             start = None if origin is None else origin.start(saver, count)
             with saver.working(model.cond_stage_model):
                 cond, uncond = guided_conditions(

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from controlnet.generation.generator import Generator, Result
+from controlnet.generation.generator import Generator
 from controlnet.generation.request import RANGES, Request, RequestError, setting_type, short_repr
+from controlnet.generation.result import Result
 from controlnet.generation.samplers import SAMPLERS
 from controlnet.generation.watcher import Step
 

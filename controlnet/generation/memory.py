@@ -1,5 +1,6 @@
-"""Doing with less memory: networks that rest in main memory, attention in slices, decoding in tiles, and
-weights that leave nothing behind when they are packed.
+"""Doing with less memory: networks that rest in main memory, attention in slices, pictures one after another
+in the VAE, and weights that leave nothing behind when they are packed. What large pictures need, the VAE does
+by itself: see `ldm.modules.strips`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from cldm.cldm import ControlLDM
 from ldm.modules.attention import set_attention_slice
+
+if TYPE_CHECKING:
+    from cldm.cldm import ControlLDM
 
 T = TypeVar("T")
 
@@ -29,8 +32,8 @@ class MemorySaver:
     Args:
         model: on its device, or where it rests.
         device: where the networks work.
-        enabled: attention one head at a time, and on a GPU only the networks at work are there.
-        tiled: decode one picture at a time, in tiles.
+        enabled: attention one head at a time, one picture at a time through the VAE, and on a GPU only the
+            networks at work are there.
         further: networks that work along with the model's own.
     """
 
@@ -39,10 +42,9 @@ class MemorySaver:
         model: ControlLDM,
         device: torch.device,
         enabled: bool,
-        tiled: bool = False,
         further: Sequence[nn.Module] = (),
     ):
-        self.model, self.device, self.enabled, self.tiled = model, device, enabled, tiled
+        self.model, self.device, self.enabled = model, device, enabled
         self.further = list(further)
         self.moves = enabled and device.type != "cpu"
 
@@ -74,17 +76,16 @@ class MemorySaver:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents ``[N, 4, h, w]`` -> pictures ``[N, 3, H, W]`` in about [-1, 1]."""
-        if not self.tiled:
-            return self.model.decode_first_stage(latents)
-        return torch.cat([decode_tiled(self.model.decode_first_stage, latent) for latent in latents.split(1)])
+        return self._few_at_a_time(self.model.decode_first_stage, latents)
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures ``[N, 3, H, W]`` in [-1, 1] -> latents ``[N, 4, h, w]``, the means of what the encoder
         finds: no noise is drawn.
         """
-        if not self.tiled:
-            return self._means(pictures)
-        return torch.cat([encode_tiled(self._means, picture) for picture in pictures.split(1)])
+        return self._few_at_a_time(self._means, pictures)
+
+    def _few_at_a_time(self, work: Callable[[Tensor], Tensor], whole: Tensor) -> Tensor:
+        return torch.cat([work(one) for one in whole.split(1)]) if self.enabled else work(whole)
 
     def _means(self, pictures: Tensor) -> Tensor:
         found = self.model.encode_first_stage(pictures)
@@ -97,61 +98,6 @@ class MemorySaver:
         if self.moves:
             for network in networks:
                 network.to("cpu")
-
-
-def decode_tiled(
-    decode: Callable[[Tensor], Tensor], latents: Tensor, tile: int = 48, overlap: int = 12
-) -> Tensor:
-    """Decode in overlapping tiles that fade into each other.
-
-    The decoder's norms and attention see one tile instead of the picture, so that the result is close, not
-    equal.
-
-    Args:
-        decode: latents ``[N, C, h, w]`` -> pictures ``[N, 3, f*h, f*w]``.
-        latents: ``[N, C, h, w]``.
-        tile: side of a tile, in latent pixels.
-        overlap: how far neighbours reach into each other, in latent pixels.
-
-    Returns:
-        ``[N, 3, f*h, f*w]``.
-    """
-    return _in_tiles(decode, latents, tile, overlap)
-
-
-def encode_tiled(
-    encode: Callable[[Tensor], Tensor], pictures: Tensor, tile: int = 384, overlap: int = 96
-) -> Tensor:
-    """The same the other way: pictures ``[N, 3, H, W]`` -> latents ``[N, C, H / f, W / f]``; ``tile`` and
-    ``overlap`` in pixels, multiples of f.
-    """
-    return _in_tiles(encode, pictures, tile, overlap)
-
-
-def _in_tiles(work: Callable[[Tensor], Tensor], whole: Tensor, tile: int, overlap: int) -> Tensor:
-    height, width = whole.shape[-2:]
-    if max(height, width) <= tile:
-        return work(whole)
-    total: Tensor | None = None
-    weights: Tensor | None = None
-    for top in _tile_starts(height, tile, overlap):
-        for left in _tile_starts(width, tile, overlap):
-            piece = work(whole[..., top : top + tile, left : left + tile])
-            across = min(tile, width)
-
-            def out(length: int, piece: Tensor = piece, across: int = across) -> int:
-                return length * piece.shape[-1] // across
-
-            if total is None or weights is None:
-                total = piece.new_zeros((*piece.shape[:2], out(height), out(width)))
-                weights = piece.new_zeros((1, 1, out(height), out(width)))
-            window = _window(piece, out(overlap))
-            rows = slice(out(top), out(top) + piece.shape[-2])
-            columns = slice(out(left), out(left) + piece.shape[-1])
-            total[..., rows, columns] += piece * window
-            weights[..., rows, columns] += window
-    assert total is not None and weights is not None
-    return total / weights
 
 
 @contextmanager
@@ -223,21 +169,6 @@ def smaller_sizes(num_samples: int, resolution: int) -> list[tuple[int, int]]:
     sizes += [(1, int(resolution * part) // 64 * 64) for part in (0.75, 0.5, 0.25)]
     sizes = [size for size in sizes if size[0] >= 1 and size[1] >= 64 and size != (num_samples, resolution)]
     return list(dict.fromkeys(sizes))
-
-
-def _tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin; the last one ends where the picture does."""
-    last = max(length - tile, 0)
-    return sorted({*range(0, last, tile - overlap), last})
-
-
-def _window(piece: Tensor, overlap: int) -> Tensor:
-    """Weights ``[H, W]`` that rise over the overlap from each border of a tile, never 0."""
-    ramps = []
-    for length in piece.shape[-2:]:
-        position = torch.arange(1, length + 1, device=piece.device, dtype=torch.float32)
-        ramps.append((torch.minimum(position, position.flip(0)) / (overlap + 1)).clamp(max=1))
-    return torch.outer(*ramps).to(piece.dtype)
 
 
 def give_back_memory() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from controlnet.conditions import DEFAULT, ConditionError, conditions_of_file, find_condition
 from controlnet.generation.devices import PRECISIONS, ModelError
 from controlnet.generation.generator import Generator
-from controlnet.generation.loading import load_generator
+from controlnet.generation.loading import waiting_generator
 from controlnet.generation.models import ModelFiles, find_model
 from controlnet.weights.choice import add_weight_arguments
 from ldm.definitions import DefinitionError
@@ -32,6 +34,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--compile",
         action="store_true",
         help="torch.compile: needs a compiler; the first picture of each size takes minutes longer",
+    )
+    parser.add_argument(
+        "--cuda-graphs",
+        action="store_true",
+        help="as --compile, and the GPU repeats recorded work instead of being told each step anew",
     )
     parser.add_argument("--save-memory", action="store_true", help="slower, in less GPU memory")
 
@@ -102,13 +109,22 @@ def generator_from_options(options: argparse.Namespace, condition: str = DEFAULT
         ModelError: as ``find_model`` and ``load_generator``; WeightsError: files that do not fit;
             DefinitionError: a YAML file that cannot be used.
     """
+    generator = waiting_from_options(options, condition)
+    generator.arrival.bring()
+    return generator
+
+
+def waiting_from_options(options: argparse.Namespace, condition: str = DEFAULT) -> Generator:
+    """As ``generator_from_options``, but ``arrival.bring`` is still to load the model."""
     files = files_from_options(options, condition)
-    return load_generator(files, options.device, options.precision, options.save_memory, options.compile)
+    how = (options.device, options.precision, options.save_memory, options.compile, options.cuda_graphs)
+    return waiting_generator(files, *how)
 
 
-def generator_or_exit(options: argparse.Namespace, condition: str = DEFAULT) -> Generator:
-    """As ``generator_from_options`` for command lines: an error is one line, and the exit status is not 0."""
+@contextmanager
+def errors_exit() -> Iterator[None]:
+    """For command lines: a model that cannot be had is one line, and the exit status is not 0."""
     try:
-        return generator_from_options(options, condition)
+        yield
     except (ModelError, WeightsError, DefinitionError) as error:
         raise SystemExit(f"error: {error}") from None

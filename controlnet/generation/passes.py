@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import torch
 
-from cldm.cldm import ControlLDM
 from controlnet.generation.from_source import blended, hint_picture, kept_latents, make_canvas
 from controlnet.generation.memory import MemorySaver
 from controlnet.generation.request import Request
@@ -20,6 +19,7 @@ from controlnet.generation.several_run import throughout
 from controlnet.generation.sizes import final_size, result_size, source_place
 
 if TYPE_CHECKING:
+    from cldm.cldm import ControlLDM
     from controlnet.generation.watcher import Watcher
 
 

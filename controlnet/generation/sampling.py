@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cldm.cldm import ControlLDM, ControlNet
 from controlnet.generation.request import Request
 from controlnet.generation.samplers import DEFAULT_SAMPLER, SAMPLERS
 from controlnet.generation.words import encode_halves
@@ -27,6 +26,9 @@ from ldm.models.diffusion.guidance import (
 from ldm.models.diffusion.sampler import Sampler
 from ldm.modules.diffusionmodules.util import noise_like
 from ldm.modules.regional import REGIONAL, RegionalPrompts
+
+if TYPE_CHECKING:
+    from cldm.cldm import ControlLDM, ControlNet
 
 GUESS_MODE_DECAY = 0.825
 WHOLE_RUN = (0.0, 1.0)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cldm.cldm import ControlNet
 from controlnet.conditions import Condition, Hint, find_condition
 from controlnet.generation.checks import RequestError
 from controlnet.generation.request import Request, default_detect_resolution, definite
 from controlnet.generation.sampling import WHOLE_RUN, Control, control_scales
 from controlnet.generation.several import FurtherControl, said_of
+
+if TYPE_CHECKING:
+    from cldm.cldm import ControlNet
 
 _ASPECT = 0.2  # logarithm of how far a picture may be from the result's shape: rounding to 64 pixels bends it
 

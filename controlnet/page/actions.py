@@ -74,7 +74,7 @@ class Actions:
         self.options = tuple(options)
         self.examples = tuple(examples)
         self.panels = tuple(panels)
-        self.line = Line()
+        self.line = Line(lambda: generator.arrival.is_there)
         self.pace = Pace()
 
     def own_options(self, condition: str, values: Sequence[Any]) -> dict[str, Any]:
@@ -151,6 +151,11 @@ class Actions:
         return *self.show(used, hint), view.message_html(text)
 
     # ---- running ----
+
+    def loading(self):
+        """What is said while the model is being loaded, and whether to ask again in a second."""
+        is_there = self.generator.arrival.is_there
+        return "" if is_there else view.loading_html(), gr.update(active=not is_there)
 
     @staticmethod
     def begin(before: Job | None):

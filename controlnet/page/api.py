@@ -14,11 +14,12 @@ from PIL import Image
 
 from annotator.ade20k import CLASSES, PALETTE
 from controlnet.conditions import Condition
-from controlnet.generation.generator import Generator, Result
+from controlnet.generation.generator import Generator
 from controlnet.generation.grid import Grid, axis_of_object, generate_grid, note_of
 from controlnet.generation.packing import read_hint
 from controlnet.generation.png import to_pil
 from controlnet.generation.request import Request, RequestError, request_from_settings
+from controlnet.generation.result import Result
 from controlnet.generation.several_files import from_settings
 from controlnet.generation.sheet import compose_sheet
 from controlnet.page.settings import MAX_CELLS

@@ -20,7 +20,7 @@ from controlnet.conditions import DEFAULT, all_conditions, find_condition
 from controlnet.files import EXAMPLES
 from controlnet.generation.generator import Generator
 from controlnet.generation.models import known_models
-from controlnet.generation.options import add_model_arguments, generator_or_exit
+from controlnet.generation.options import add_model_arguments, errors_exit, waiting_from_options
 from controlnet.generation.recognised import recognised
 from controlnet.page.actions import Actions
 from controlnet.page.checks import Page
@@ -154,7 +154,8 @@ def main(
     condition: str = DEFAULT,
     prog: str | None = None,
 ) -> None:
-    """Load the model and serve the page until interrupted.
+    """Serve the page until interrupted. It answers at once, and the model is loaded meanwhile; if that fails,
+    the page ends as it would have before: it is good for nothing without one.
 
     Args:
         arguments: of the command line, by default the program's own.
@@ -165,10 +166,29 @@ def main(
     options = parse_arguments(arguments, condition, prog)
     options.save_memory = options.save_memory or save_memory
     with own_temporary_folder():
-        generator = generator_or_exit(options, options.condition)
+        with errors_exit():
+            generator = waiting_from_options(options, options.condition)
         examples = [known for known in load_examples(EXAMPLES) if known.condition == options.condition]
         page = build_page(generator, examples, options.condition, next(iter(examples), None))
-        serve(page, options)
+        serve(page, options, prevent_thread_lock=True)
+        load_while_serving(page, generator)
+        page.block_thread()
+
+
+def load_while_serving(page: gr.Blocks, generator: Generator) -> None:
+    """Load the model on this thread. Where that fails, those who wait are told, and the server ends.
+
+    Raises:
+        SystemExit: with the error in one line; or somebody pressed Ctrl+C.
+    """
+    try:
+        with errors_exit():
+            generator.arrival.bring()
+    except BaseException as error:
+        page.close(verbose=False)
+        if isinstance(error, KeyboardInterrupt):
+            raise SystemExit(128 + signal.SIGINT) from None
+        raise
 
 
 @contextmanager

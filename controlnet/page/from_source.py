@@ -12,8 +12,8 @@ import numpy as np
 
 from controlnet.generation.checks import RANGES
 from controlnet.generation.from_source import MOST_OUTPAINT, SIDES
-from controlnet.generation.generator import Result
 from controlnet.generation.request import Request
+from controlnet.generation.result import Result
 from controlnet.page import view
 from controlnet.page.editors.mask import edited_mask, mask_board, show_mask
 from controlnet.page.events import ASIDE, Session

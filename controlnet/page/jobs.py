@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import Any
 
-from controlnet.generation.generator import Result
 from controlnet.generation.request import Request, definite
+from controlnet.generation.result import Result
 from controlnet.generation.watcher import Cancelled, Step
 
 PREVIEW_INTERVAL = 0.7  # seconds; decoding a preview takes time from the sampling
@@ -35,6 +35,8 @@ class Job:
         """When the model's turn came to it, by ``time.monotonic``; 0 while it waits."""
         self.expected: float | None = None
         """Seconds that it will take, where that is known to differ from what jobs usually take."""
+        self.is_typical = True
+        """Whether the seconds that it took tell how long others will take."""
 
     @property
     def waited(self) -> float:
@@ -86,9 +88,14 @@ class Job:
 
 
 class Line:
-    """The jobs of all visitors in the order in which they came, to tell each of them its place."""
+    """The jobs of all visitors in the order in which they came, to tell each of them its place.
 
-    def __init__(self) -> None:
+    Args:
+        is_ready: whether jobs can begin; how long one takes that waits for that says nothing of the others.
+    """
+
+    def __init__(self, is_ready: Callable[[], bool] = lambda: True) -> None:
+        self._is_ready = is_ready
         self._jobs: list[Job] = []
         self._seconds: deque[float] = deque([_FIRST_GUESS], maxlen=8)
         self._lock = threading.Lock()
@@ -97,12 +104,13 @@ class Line:
         """A job's turn has come; it may come before it has ever asked for its place."""
         with self._lock:
             job.begin()
+            job.is_typical = self._is_ready()
             self._jobs = [job, *(other for other in self._jobs if other is not job)]
 
     def leave(self, job: Job) -> None:
         """A job has ended, after a turn that counts for the time that the others are told."""
         with self._lock:
-            if job.begun and job.expected is None:
+            if job.begun and job.is_typical and job.expected is None:
                 self._seconds.append(time.monotonic() - job.begun)
             job.cancel()
 

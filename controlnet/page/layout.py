@@ -55,6 +55,10 @@ class Parts:
     empty: gr.Button
     generate: gr.Button
     cancel: gr.Button
+    loading: gr.HTML
+    """Says so, until the model is there."""
+    arrival_clock: gr.Timer
+    """Asks whether it is."""
     waiting: gr.HTML
     clock: gr.Timer
     """Asks for the place in the line while a job waits."""
@@ -174,6 +178,8 @@ def lay_out_run() -> dict:
         parts["fast"] = gr.Checkbox(
             False, label=f"Fast: {FAST.steps} steps", container=False, scale=0, min_width=80, elem_id="fast"
         )
+    parts["loading"] = gr.HTML(elem_id="loading")
+    parts["arrival_clock"] = gr.Timer(1, active=False)
     parts["waiting"] = gr.HTML(elem_id="waiting")
     parts["status"] = gr.HTML(elem_id="status")
     parts["clock"] = gr.Timer(1, active=False)

@@ -13,10 +13,10 @@ import numpy as np
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from controlnet.generation.generator import Result
 from controlnet.generation.grid import AXES
 from controlnet.generation.png import save_png
 from controlnet.generation.request import RequestError
+from controlnet.generation.result import Result
 from controlnet.page import view
 from controlnet.page.links import link_fragment
 from controlnet.page.uploads import picture_of

@@ -10,9 +10,10 @@ import gradio as gr
 import numpy as np
 
 from controlnet.conditions import Condition, all_conditions, find_condition
-from controlnet.generation.generator import Generator, Result
+from controlnet.generation.generator import Generator
 from controlnet.generation.packing import read_hint
 from controlnet.generation.request import Request, RequestError
+from controlnet.generation.result import Result
 from controlnet.generation.several import MAX_FURTHER, MODES, FurtherControl, said_of
 from controlnet.generation.several_files import read_region
 from controlnet.page.events import ASIDE, INSTANT

@@ -21,12 +21,12 @@ def lay_out_token_count() -> gr.HTML:
 
 
 def wire_token_count(parts: Parts, generator: Generator) -> None:
-    """The line follows the prompt, the added prompt and the switch; while one answer is on its way, only the
-    last change after it asks again.
+    """The line follows the prompt, the added prompt and the switch, and comes with the model; while one
+    answer is on its way, only the last change after it asks again.
     """
 
     def count(prompt: str, added: str, syntax: bool) -> str:
-        if not prompt:
+        if not prompt or not generator.arrival.is_there:
             return ""
         fit = fit_of(generator.model, f"{prompt}, {added}", syntax)
         if fit is None:
@@ -36,7 +36,7 @@ def wire_token_count(parts: Parts, generator: Generator) -> None:
 
     told = [parts.settings[name] for name in ("prompt", "a_prompt", "prompt_syntax")]
     gr.on(
-        [part.change for part in told],  # type: ignore[attr-defined]
+        [parts.loading.change, *(part.change for part in told)],  # type: ignore[attr-defined]
         count,
         told,
         parts.token_count,

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from controlnet.conditions import Condition, HintReport, Score, find_condition
-from controlnet.generation.generator import Result
+from controlnet.generation.result import Result
 from controlnet.generation.watcher import Step
 from controlnet.generation.world import World
 
@@ -84,6 +84,11 @@ def done_html(result: Result) -> str:
 def grade_of(agreement: float) -> str:
     """``good``, ``fair`` or ``poor``: the embedded model reaches 0.78 on maps of its own world."""
     return "good" if agreement >= _GOOD else "fair" if agreement >= _FAIR else "poor"
+
+
+def loading_html() -> str:
+    """That the model is not there yet."""
+    return message_html("Loading the model … What you ask for meanwhile begins when it is there.", "loading")
 
 
 def place_html(before: int, seconds: float, waited: float) -> str:

@@ -61,6 +61,7 @@ def wire(
     wire_api(parts, actions, condition)
     wire_condition(parts, actions)
     wire_fast(parts)
+    wire_loading(page, parts, actions)
     wire_token_count(parts, actions.generator)
     detecting = wire_hint(parts, actions, session)
     loaded = parts.examples.click(
@@ -233,6 +234,14 @@ def wire_fast(parts: Parts) -> None:
         parts.fast,
         **INSTANT,
     )
+
+
+def wire_loading(page: gr.Blocks, parts: Parts, actions: Actions) -> None:
+    """A page that answers before its model is there says so, and asks every second whether it is."""
+    if actions.generator.arrival.is_there:
+        return
+    shown = [parts.loading, parts.arrival_clock]
+    gr.on([page.load, parts.arrival_clock.tick], actions.loading, None, shown, **INSTANT)
 
 
 def wire_hint(parts: Parts, actions: Actions, session: Session):

@@ -37,6 +37,7 @@ from controlnet.training.data.records import DataError
 from controlnet.training.ema import TrainedWeightsEMA
 from controlnet.training.latent_cache import CachedDataset
 from controlnet.training.muon import Muon
+from controlnet.training.precision import find_precision
 from controlnet.training.resuming import SettingsOfNow
 from controlnet.training.settings import Settings, SettingsError
 from controlnet.training.validation import ControlGap
@@ -240,7 +241,7 @@ def make_trainer(settings: Settings, model: pl.LightningModule, *extra_callbacks
         devices=int(settings.devices) if settings.devices.isdigit() else settings.devices,
         num_nodes=settings.num_nodes,
         strategy=settings.strategy,
-        precision=cast(Any, settings.precision),  # one of PRECISIONS, which settings check
+        precision=cast(Any, find_precision(settings.precision, settings.accelerator)),
         max_steps=settings.max_steps,
         max_epochs=settings.max_epochs,
         accumulate_grad_batches=settings.accumulate,

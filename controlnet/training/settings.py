@@ -19,7 +19,7 @@ from ldm.definitions import one_line_errors, read_yaml
 
 CHECKPOINTING = ("none", "control", "all")
 OPTIMIZERS = ("adamw", "muon")
-PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "auto")
 
 
 def _setting(default: Any, text: str, choices: Sequence[str] = ()) -> Any:
@@ -93,7 +93,9 @@ class Settings:
     ema: float = _setting(0.0, "decay of a moving average of the trained weights; 0 for none")
     max_steps: int = _setting(-1, "optimizer steps; -1 for no end")
     max_epochs: int = _setting(-1, "rounds through the data; -1 for no end")
-    precision: str = _setting("32-true", "arithmetic", PRECISIONS)
+    precision: str = _setting(
+        "32-true", "arithmetic; auto is bf16-mixed where the device computes that itself", PRECISIONS
+    )
     channels_last: bool = _setting(False, "another order of the weights in memory: faster on some machines")
     checkpointing: str = _setting(
         "control",

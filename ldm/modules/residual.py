@@ -25,7 +25,7 @@ def plus(residual: torch.Tensor, module: nn.Module, *inputs: torch.Tensor | None
 
     Who listens to the module, or computes in its place, sees what the module alone gives.
     """
-    if _is_heard(module):
+    if is_heard(module):
         return residual + module(*inputs)
     if getattr(module.forward, "takes_residual", False):
         return module(*inputs, residual=residual)
@@ -39,5 +39,5 @@ def plus(residual: torch.Tensor, module: nn.Module, *inputs: torch.Tensor | None
     return residual + module(*inputs)
 
 
-def _is_heard(module: nn.Module) -> bool:
+def is_heard(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))

@@ -14,7 +14,6 @@ from front.small_page import ColorDetector, draw
 from PIL import Image
 
 from controlnet.commands import generate
-from controlnet.generation import memory
 from controlnet.generation.checks import RequestError
 from controlnet.generation.from_source import blended, extended, feathered, kept_latents, make_canvas
 from controlnet.generation.generator import Generator
@@ -241,31 +240,21 @@ def test_a_second_pass_has_noise_of_its_own():
     assert [each.initial_seed() for each in first] == [7, 8]
 
 
-def test_out_of_memory_in_the_second_pass_is_tried_in_tiles(generator, monkeypatch):
+def test_out_of_memory_in_the_second_pass_is_tried_once_more(generator, monkeypatch):
     tried = []
     sample = Generator._sample
 
-    def large_fails(self, request, control, watcher, save_memory, tiled=False, origin=None):
-        tried.append((control.shape[0], tiled))
-        if control.shape[0] == 128 and not tiled:
+    def large_fails(self, request, control, watcher, save_memory, origin=None):
+        tried.append((control.shape[0], save_memory))
+        if control.shape[0] == 128 and not save_memory:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
-        return sample(self, request, control, watcher, save_memory, tiled, origin)
+        return sample(self, request, control, watcher, save_memory, origin)
 
     plain = generator.generate(ask(second_pass=2)).pictures[0]
     monkeypatch.setattr(Generator, "_sample", large_fails)
     again = generator.generate(ask(second_pass=2)).pictures[0]
     assert tried == [(64, False), (128, False), (128, True)]
     assert np.abs(plain.astype(int) - again).max() <= 1
-
-
-def test_tiles_of_an_encoder_agree_with_the_whole():
-    def encode(pictures):
-        return torch.nn.functional.avg_pool2d(pictures, 8)
-
-    pictures = torch.randn(1, 3, 240, 320)
-    torch.testing.assert_close(
-        memory.encode_tiled(encode, pictures, tile=128, overlap=32), encode(pictures), rtol=1e-5, atol=1e-6
-    )
 
 
 # What comes back and what is refused ------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from controlnet.generation.request import (
 from controlnet.generation.samplers import SAMPLERS
 from controlnet.generation.sampling import control_scales
 from controlnet.generation.watcher import Cancelled, GenerationError
+from ldm.modules import strips
 
 
 def ask(picture=None, **changes) -> Request:
@@ -234,21 +235,35 @@ def test_nan_latents_are_an_error_that_names_the_step(generator, monkeypatch):
 # Memory -----------------------------------------------------------------------------------------------------
 
 
-def test_out_of_memory_is_tried_once_more_with_slices_and_tiles(generator, monkeypatch):
+def test_out_of_memory_is_tried_once_more_with_slices(generator, monkeypatch):
     plain = generator.generate(ask()).pictures[0]
     tried = []
     sample = Generator._sample
 
-    def first_fails(self, request, labels, watcher, save_memory, tiled=False, origin=None):
-        tried.append((save_memory, tiled))
+    def first_fails(self, request, labels, watcher, save_memory, origin=None):
+        tried.append(save_memory)
         if len(tried) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
-        return sample(self, request, labels, watcher, save_memory, tiled, origin)
+        return sample(self, request, labels, watcher, save_memory, origin)
 
     monkeypatch.setattr(Generator, "_sample", first_fails)
     result = generator.generate(ask())
-    assert tried == [(False, False), (True, True)]
+    assert tried == [False, True]
     assert np.abs(plain.astype(int) - result.pictures[0]).max() <= 1
+
+
+def test_large_pictures_are_decoded_in_strips_unasked(generator, monkeypatch):
+    plain = generator.generate(ask()).pictures
+    assembled, put_together = [], strips._assembled
+    monkeypatch.setattr(
+        strips, "_assembled", lambda *given: assembled.append(put_together(*given)) or assembled[-1]
+    )
+    monkeypatch.setattr(strips, "LARGE_MAP", 0)
+    monkeypatch.setattr(strips, "ROWS", 16)
+    monkeypatch.setattr(strips, "PIXELS", 1)
+    pictures = generator.generate(ask()).pictures
+    assert (64, 64) in {tuple(each.shape[2:]) for each in assembled}
+    assert np.abs(pictures[0].astype(int) - plain[0]).max() <= 1
 
 
 def test_what_never_fits_is_told_with_a_size_that_does(generator, monkeypatch):
@@ -295,14 +310,6 @@ def test_on_a_gpu_in_half_precision(generator, model_files, save_memory):
     again = on_gpu.generate(ask(num_samples=2, per_sample_seeds=True))
     assert result.pictures[0].std() > 1
     np.testing.assert_array_equal(result.pictures, again.pictures)
-
-
-def test_tiles_agree_with_the_whole_for_a_local_decoder():
-    def decode(z):
-        return torch.nn.functional.interpolate(z[:, :3], scale_factor=8, mode="nearest")
-
-    latents = torch.randn(1, 4, 30, 41)
-    torch.testing.assert_close(memory.decode_tiled(decode, latents, tile=16, overlap=4), decode(latents))
 
 
 # Requests ---------------------------------------------------------------------------------------------------

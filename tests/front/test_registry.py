@@ -19,15 +19,17 @@ from front.conftest import ROOT
 from front.small_page import ColorDetector, draw, start
 from gradio_client import Client, handle_file
 
+from cldm.model import load_model
 from controlnet.commands import evaluate as tool_evaluate
 from controlnet.commands import generate as tool_generate
 from controlnet.conditions import all_conditions
-from controlnet.generation import devices
+from controlnet.generation import devices, loading
 from controlnet.generation.devices import ModelError, find_device
 from controlnet.generation.generator import Generator
 from controlnet.generation.loading import load_generator
 from controlnet.generation.models import default_model, find_model, known_models
 from controlnet.generation.png import read_request, save_png
+from controlnet.generation.request import Request
 from controlnet.page import app
 
 
@@ -145,6 +147,48 @@ def test_unet_control_and_decoder_are_compiled_for_fixed_shapes(monkeypatch, mod
     ]  # fmt: skip
     assert all(how == {"dynamic": False} for _, how in compiled)
     assert type(model.control_model.zero_convs[0][0]) is torch.nn.Conv2d, "not packed as well"
+
+
+def test_cuda_graphs_are_refused_without_a_gpu_and_where_networks_move(model_options, capsys):
+    with pytest.raises(SystemExit, match=r"^error: --cuda-graphs needs a GPU, .* on cpu here; leave it out"):
+        app.main([*model_options, "--cuda-graphs"])
+    with pytest.raises(ModelError, match=r"leave out it or --save-memory\.$"):
+        devices.check_graphs(torch.device("cuda"), save_memory=True)
+    devices.check_graphs(torch.device("cuda:1"), save_memory=False)
+
+
+def test_results_of_cuda_graphs_outlive_the_next_run(monkeypatch, model_files):
+    asked, results = [], []
+
+    def record(function, **how):
+        """As graphs, which share their memory: a run leaves nothing of the results before it."""
+        asked.append((function.__self__, how))
+
+        def replay(*inputs, **named):
+            while results:
+                results.pop().fill_(torch.nan)
+            found = function(*inputs, **named)
+            results.extend([found] if isinstance(found, torch.Tensor) else found)
+            return found
+
+        return replay
+
+    files = find_model(str(model_files.config), str(model_files.weights), str(model_files.weights))
+    # Without guidance, PLMS keeps what the UNet gave for the steps after it.
+    how = {"ddim_steps": 4, "image_resolution": 64, "sampler": "plms", "scale": 1.0}
+    request = Request(draw(), "a house", seed=4, **how)
+    detectors = {"seg": ColorDetector()}
+    plain = Generator(load_generator(files, "cpu").model, detectors, resolution=64).generate(request)
+    model = load_model(files.config, files.weights)
+    monkeypatch.setattr(torch, "compile", record)
+    loading.prepare(model, torch.device("cuda"), compiles=False, graphs=True)
+    assert [module for module, _ in asked] == [
+        model.model.diffusion_model, model.first_stage_model.decoder, model.control_model
+    ]  # fmt: skip
+    assert all(how == {"mode": "reduce-overhead", "dynamic": False} for _, how in asked)
+    graphed = Generator(model, detectors, resolution=64).generate(request)
+    difference = np.abs(graphed.pictures[0].astype(int) - plain.pictures[0].astype(int))
+    assert difference.max() <= 1, "packed weights round otherwise"
 
 
 def test_the_page_may_ask_for_a_password(small_model):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from golden_data import fill_by_recipe, load_golden, relative_error, tiny_config
 
+from ldm import winograd
 from ldm.modules.attention import GEGLU
 from ldm.modules.diffusionmodules import blocks as unet_blocks
 from ldm.modules.diffusionmodules import model as vae
@@ -152,3 +153,46 @@ def test_a_gate_computes_its_gelu_along(dtype: torch.dtype, tolerance: float) ->
         torch.equal(states[0][k], states[1][k]) for k in states[0]
     )
     assert unpack_weights(packed) == 1 and torch.equal(packed(x), plain(x))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_large_pictures_in_float32_go_by_winograd(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    kept = winograd.convolve
+    monkeypatch.setattr(winograd, "convolve", lambda *arguments: calls.append(1) or kept(*arguments))
+    layer = torch.nn.Conv2d(128, 64, 3, padding=1, bias=bias)
+    packed = torch.nn.Sequential(copy.deepcopy(layer))
+    pack_weights(packed)
+    before = packed[0].weight.clone()
+    for size, expected in (((31, 32), 0), ((32, 32), 1), ((33, 50), 2), ((8, 8), 2)):
+        x = torch.randn(2, 128, *size)
+        residual = torch.randn(2, 64, *size)
+        assert relative_error(packed(x), layer(x)) <= 1e-5
+        assert len(calls) == expected
+        assert relative_error(packed[0](x, residual=residual), layer(x) + residual) <= 1e-5
+        calls[:] = [1] * expected
+    assert torch.equal(packed.state_dict()["0.weight"], layer.weight) and torch.equal(
+        packed[0].weight.to_dense() if packed[0].weight.is_mkldnn else packed[0].weight, before
+    )
+    with torch.enable_grad(), pytest.raises(ValueError, match="take no gradients"):
+        packed(torch.randn(1, 128, 32, 32, requires_grad=True))
+    assert unpack_weights(packed) == 1 and torch.equal(packed[0].weight, layer.weight)
+
+
+@torch.no_grad()
+def test_large_matrices_of_winograd_are_made_anew_where_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    kept = winograd.matrices_of
+    monkeypatch.setattr(winograd, "matrices_of", lambda weight: made.append(1) or kept(weight))
+    layer = torch.nn.Conv2d(128, 64, 3, padding=1)
+    for most, many, times in ((64, 3000, 0), (64, 2048, 2), (128, 3000, 1)):
+        monkeypatch.setattr(winograd, "MOST_CHANNELS", most)
+        monkeypatch.setattr(winograd, "MANY_PIXELS", many)
+        packed = torch.nn.Sequential(copy.deepcopy(layer))
+        pack_weights(packed)
+        x = torch.randn(2, 128, 32, 32)
+        for _ in range(2):
+            assert relative_error(packed(x), layer(x)) <= 1e-5
+        assert len(made) == times
+        made.clear()

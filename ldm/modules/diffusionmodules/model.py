@@ -6,7 +6,8 @@ the original.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 
 from ldm.modules.attention import attend
 from ldm.modules.residual import plus
+from ldm.modules.strips import convolved, doubled, halved, in_strips, one_by_one
 
 
 def Normalize(in_channels: int, num_groups: int = 32) -> nn.GroupNorm:
@@ -32,6 +34,9 @@ class Upsample(nn.Module):
             self.conv = nn.Conv2d(in_channels, in_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return doubled(x, self._whole) if in_strips(self, x, 2) else self._whole(x)
+
+    def _whole(self, x: torch.Tensor) -> torch.Tensor:
         if self.with_conv and hasattr(self.conv, "after_doubling"):
             return self.conv.after_doubling(x)
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
@@ -50,6 +55,8 @@ class Downsample(nn.Module):
             self.conv = nn.Conv2d(in_channels, in_channels, 3, stride=2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.with_conv and in_strips(self, x):
+            return halved(x, self.conv)
         # The weights were trained with padding on the right and at the bottom only.
         return self.conv(F.pad(x, (0, 1, 0, 1))) if self.with_conv else F.avg_pool2d(x, 2)
 
@@ -83,13 +90,22 @@ class ResnetBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if in_strips(self, x):
+            h = convolved(x, self.norm1, self.conv1)
+            beside = partial(self._beside, x)
+            return convolved(h, self.norm2, self.conv2, beside, overwrite=True)
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.dropout(F.silu(self.norm2(h)))
+        return plus(self._beside(x), self.conv2, h)
+
+    def _beside(self, x: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
+        """What rows of the result are added to; without their own neighbours, the first and last are not
+        right where the shortcut is 3x3.
+        """
+        x = x[:, :, rows]
         if hasattr(self, "conv_shortcut"):
-            x = self.conv_shortcut(x)
-        elif hasattr(self, "nin_shortcut"):
-            x = self.nin_shortcut(x)
-        return plus(x, self.conv2, h)
+            return self.conv_shortcut(x)
+        return self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
 
 
 class AttnBlock(nn.Module):
@@ -120,12 +136,17 @@ class _Level(nn.Module):
         self.block = nn.ModuleList(blocks)
         self.attn = nn.ModuleList(attentions)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def layers(self) -> Iterator[nn.Module]:
+        """All that a feature map goes through. Whoever calls them one by one need not hold what the first of
+        them got.
+        """
         for i, block in enumerate(self.block):
-            x = block(x)
+            yield block
             if len(self.attn):
-                x = self.attn[i](x)
-        return x
+                yield self.attn[i]
+        for name in ("downsample", "upsample"):
+            if hasattr(self, name):
+                yield getattr(self, name)
 
 
 class _Middle(nn.Module):
@@ -191,6 +212,7 @@ class Encoder(nn.Module):
         _check_attention(attn_type, use_linear_attn)
         self.conv_in = nn.Conv2d(in_channels, ch, 3, padding=1)
         widths = [ch, *(ch * mult for mult in ch_mult)]
+        self.largest_map = widths[1]  # channels at the size of the pictures
         self.down = nn.ModuleList()
         for level, (width, out_width) in enumerate(pairwise(widths)):
             with_attention = resolution // 2**level in attn_resolutions
@@ -203,11 +225,12 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], 2 * z_channels if double_z else z_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if one_by_one(self, x, self.largest_map):
+            return torch.cat([self(picture) for picture in x.split(1)])
         h = self.conv_in(x)  # [B, ch, H, W]
         for level in self.down:
-            h = level(h)
-            if hasattr(level, "downsample"):
-                h = level.downsample(h)  # [B, C, H / 2^(level + 1), W / 2^(level + 1)]
+            for layer in level.layers():
+                h = layer(h)  # [B, C, H / 2^level, W / 2^level], and at last half of it
         h = self.mid(h)  # [B, C, H / f, W / f]
         return self.conv_out(F.silu(self.norm_out(h)))
 
@@ -246,6 +269,7 @@ class Decoder(nn.Module):
         self.give_pre_end = give_pre_end
         self.tanh_out = tanh_out
         widths = [ch * mult for mult in ch_mult]
+        self.largest_map = widths[min(1, len(widths) - 1)]  # channels at the size of the pictures
         self.conv_in = nn.Conv2d(z_channels, widths[-1], 3, padding=1)
         self.mid = _Middle(widths[-1], dropout, num_groups)
         self.up = nn.ModuleList()
@@ -265,14 +289,18 @@ class Decoder(nn.Module):
         return self.conv_out.weight
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
+        if one_by_one(self, z, self.largest_map, 2 ** (len(self.up) - 1)):
+            return torch.cat([self(latent) for latent in z.split(1)])
         h = self.mid(self.conv_in(z))  # [B, C, h, w]
         for level in reversed(self.up):
-            h = level(h)
-            if hasattr(level, "upsample"):
-                h = level.upsample(h)  # [B, C, 2^k h, 2^k w]
+            for layer in level.layers():
+                h = layer(h)  # [B, C, 2^k h, 2^k w], and at last twice as large
         if self.give_pre_end:
             return h
-        h = self.conv_out(F.silu(self.norm_out(h)))  # [B, out_ch, f h, f w]
+        if in_strips(self, h):
+            h = convolved(h, self.norm_out, self.conv_out)
+        else:
+            h = self.conv_out(F.silu(self.norm_out(h)))  # [B, out_ch, f h, f w]
         return torch.tanh(h) if self.tanh_out else h
 
 
