@@ -16,6 +16,7 @@ from cldm.cldm import ControlLDM, ControlNet
 from cldm.steering import steering
 from controlnet.conditions.seg.areas import area_weights
 from ldm.util import default
+from ldm.weights import load_file_into
 
 
 class Reader(nn.Module):
@@ -64,6 +65,7 @@ class TaughtControl(ControlLDM):
         taught: share of the teacher in the target, in [0, 1].
         features: weight of the control copies' outputs in the loss, as shares of what was taught.
         classes: weight of the classes that a `Reader` finds in the control copy's outputs.
+        teacher_weights: a file with the control that teaches, where the copy begins as another one.
         area_balance: small classes of the map count for more in the loss; see `area_weights`.
         others: of `ControlLDM`.
     """
@@ -78,9 +80,11 @@ class TaughtControl(ControlLDM):
         features: float = 0.1,
         classes: float = 0.0,
         area_balance: float = 0.0,
+        teacher_weights: str | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        self.teacher_weights = teacher_weights
         self.pictures, self.taught, self.features, self.classes = pictures, taught, features, classes
         self.area_balance = area_balance
         self.__dict__["teacher"] = None  # no part of the module: nobody trains, averages or exports it
@@ -98,7 +102,11 @@ class TaughtControl(ControlLDM):
         """Before the first step the teacher takes over what the control copy knows; a resumed one has it."""
         super().on_fit_start()
         if self.teacher is None:
-            self.__dict__["teacher"] = self._copy_of_control()
+            teacher = self._copy_of_control()
+            if self.teacher_weights is not None:
+                holder = nn.ModuleDict({"control_model": teacher})
+                load_file_into(holder, self.teacher_weights, self.device, ignore=("*",))
+            self.__dict__["teacher"] = teacher
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Teacher and reader go with the checkpoint: the control copy is another one by then."""

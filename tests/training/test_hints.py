@@ -29,6 +29,7 @@ from controlnet.storybook.scenes.labels import Label
 from controlnet.training.data.dataset import Draw
 from controlnet.training.run import train
 from controlnet.training.settings import Settings
+from ldm.weights import save_state_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "models" / "tiny"
@@ -202,6 +203,18 @@ def test_a_pupil_that_knows_as_much_as_its_teacher_has_nothing_to_learn():
     batch["hint"] = 1 - batch["hint"]
     torch.nn.init.normal_(model.control_model.middle_block_out[0].weight, std=0.5)
     assert model.shared_step(batch)[0] > 0
+
+
+def test_another_control_may_teach(tmp_path):
+    torch.manual_seed(0)
+    model = create_model(TINY / "taught_tiny.yaml")
+    known = {name: value.clone() for name, value in model.control_model.state_dict().items()}
+    save_state_dict(model.state_dict(), tmp_path / "knows_maps.safetensors")
+    torch.nn.init.normal_(model.control_model.middle_block_out[0].weight)
+    model.teacher_weights = str(tmp_path / "knows_maps.safetensors")
+    model.on_fit_start()
+    assert all(torch.equal(value, known[name]) for name, value in model.teacher.state_dict().items())
+    assert not torch.equal(model.control_model.middle_block_out[0].weight, known["middle_block_out.0.weight"])
 
 
 def test_classes_are_read_off_what_the_control_copy_says():
