@@ -40,8 +40,11 @@ def load_generator(
     save_memory: bool = False,
     compiles: bool = False,
     graphs: bool = False,
+    at_once: bool = True,
 ) -> Generator:
     """Load a model; detectors and further controls load at their first use.
+
+    What can be told from the definition and from the keys of the files is checked before anything is read.
 
     Args:
         files: of ``find_model``.
@@ -50,28 +53,12 @@ def load_generator(
         save_memory: networks rest in main memory, and attention works in slices.
         compiles: `torch.compile` for UNet, controls and decoder, at the first picture of each size.
         graphs: the same, and their work is recorded as CUDA graphs.
+        at_once: False leaves the loading to ``arrival.bring``, and the networks' libraries too, which take
+            longer to import than a small model to load.
 
     Raises:
         ModelError: an unknown device or precision, nothing to compile with, or graphs without a GPU.
         WeightsError: files that do not fit.
-    """
-    generator = waiting_generator(files, device, precision, save_memory, compiles, graphs)
-    generator.arrival.bring()
-    return generator
-
-
-def waiting_generator(
-    files: ModelFiles,
-    device: str = "auto",
-    precision: str = "auto",
-    save_memory: bool = False,
-    compiles: bool = False,
-    graphs: bool = False,
-) -> Generator:
-    """As `load_generator`, but ``arrival.bring`` is still to load the model.
-
-    What can be told from the definition and from the keys of the files is checked at once; the networks'
-    libraries, which take longer to import than a small model to load, are not imported yet.
     """
     target = find_device(device)
     dtype = find_precision(precision, target)
@@ -109,7 +96,7 @@ def waiting_generator(
 
     own = files.own or tuple(name for name, path in files.controls.items() if path == first)
     controls = Controls(files.controls, load_further, own, files.serves_all)
-    return Generator(
+    generator = Generator(
         Arrival(load),
         {"seg": SegmentationDetector(files.detector_weights, files.detector_config, device=target)},
         files.name,
@@ -122,6 +109,9 @@ def waiting_generator(
         read_world(files.world) if files.world is not None else None,
         precision_name(dtype),
     )
+    if at_once:
+        generator.arrival.bring()
+    return generator
 
 
 def check_kinds(files: ModelFiles, control: Path | None) -> None:

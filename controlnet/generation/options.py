@@ -11,7 +11,7 @@ from pathlib import Path
 from controlnet.conditions import DEFAULT, ConditionError, conditions_of_file, find_condition
 from controlnet.generation.devices import PRECISIONS, ModelError
 from controlnet.generation.generator import Generator
-from controlnet.generation.loading import waiting_generator
+from controlnet.generation.loading import load_generator
 from controlnet.generation.models import ModelFiles, find_model
 from controlnet.weights.choice import add_weight_arguments
 from ldm.definitions import DefinitionError
@@ -102,23 +102,18 @@ def _there(text: str) -> Path:
     return path
 
 
-def generator_from_options(options: argparse.Namespace, condition: str = DEFAULT) -> Generator:
-    """The generator that the options of ``add_model_arguments`` ask for.
+def generator_from_options(
+    options: argparse.Namespace, condition: str = DEFAULT, at_once: bool = True
+) -> Generator:
+    """The generator that the options of ``add_model_arguments`` ask for; ``at_once`` as of `load_generator`.
 
     Raises:
         ModelError: as ``find_model`` and ``load_generator``; WeightsError: files that do not fit;
             DefinitionError: a YAML file that cannot be used.
     """
-    generator = waiting_from_options(options, condition)
-    generator.arrival.bring()
-    return generator
-
-
-def waiting_from_options(options: argparse.Namespace, condition: str = DEFAULT) -> Generator:
-    """As ``generator_from_options``, but ``arrival.bring`` is still to load the model."""
     files = files_from_options(options, condition)
     how = (options.device, options.precision, options.save_memory, options.compile, options.cuda_graphs)
-    return waiting_generator(files, *how)
+    return load_generator(files, *how, at_once=at_once)
 
 
 @contextmanager

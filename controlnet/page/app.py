@@ -20,7 +20,7 @@ from controlnet.conditions import DEFAULT, all_conditions, find_condition
 from controlnet.files import EXAMPLES
 from controlnet.generation.generator import Generator
 from controlnet.generation.models import known_models
-from controlnet.generation.options import add_model_arguments, errors_exit, waiting_from_options
+from controlnet.generation.options import add_model_arguments, errors_exit, generator_from_options
 from controlnet.generation.recognised import recognised
 from controlnet.page.actions import Actions
 from controlnet.page.checks import Page
@@ -167,7 +167,7 @@ def main(
     options.save_memory = options.save_memory or save_memory
     with own_temporary_folder():
         with errors_exit():
-            generator = waiting_from_options(options, options.condition)
+            generator = generator_from_options(options, options.condition, at_once=False)
         examples = [known for known in load_examples(EXAMPLES) if known.condition == options.condition]
         page = build_page(generator, examples, options.condition, next(iter(examples), None))
         serve(page, options, prevent_thread_lock=True)

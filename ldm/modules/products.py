@@ -18,6 +18,9 @@ from torch import Tensor
 FAR_BELOW = 7.0
 """exp(-7) is less than what bfloat16 rounds to."""
 
+ROUNDING = 2**-8
+"""Share of a number that bfloat16 may round away."""
+
 LEAST_SCORES = 2**18
 """Scores of a head from which on it pays."""
 
@@ -56,7 +59,8 @@ def attend_by_products(query: Tensor, key: Tensor, value: Tensor, scale: float |
     # The same shift of all keys changes a row's scores alike, and brings its bound close to its greatest.
     keys = key.float()
     keys = (keys - keys.mean(2, keepdim=True)) * scale
-    bound = query.float().norm(dim=-1) * keys.norm(dim=-1).amax(-1, keepdim=True) + FAR_BELOW
+    bound = query.float().norm(dim=-1) * keys.norm(dim=-1).amax(-1, keepdim=True)
+    bound = bound * (1 + ROUNDING) + FAR_BELOW  # still a bound when it is rounded, and keys are
     queries = _with_channel(query, -bound, 2)
     keys = _with_channel(keys, 1, 2)
     values = _with_channel(value, 1, LANES).transpose(-1, -2).contiguous()  # [B, heads, d + 1 or more, M]

@@ -49,6 +49,17 @@ def test_what_all_keys_have_in_common_costs_nothing() -> None:
 
 
 @torch.no_grad()
+def test_rounding_does_not_bring_large_scores_above_their_bound() -> None:
+    key = torch.full((64, 16), 32.0)
+    key[1::2, 0] -= 0.25  # scores of 4096 and 4094, without rounding
+    key[32:] *= -1  # their mean is 0
+    k = key.bfloat16()[None, None]
+    v = torch.randn(1, 1, 64, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    exact = F.scaled_dot_product_attention(k.double(), k.double(), v.double())
+    assert relative_error(products.attend_by_products(k, k, v).double(), exact) <= 1e-2
+
+
+@torch.no_grad()
 def test_heads_with_wide_scores_go_by_torchs_kernel_from_there_on() -> None:
     q, k, v = tensors(256, 100, 40)
     q[1, 2, 130] *= 60  # in the second of two blocks
