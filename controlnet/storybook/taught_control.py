@@ -60,10 +60,12 @@ class TaughtControl(ControlLDM):
     (``sd_locked``): teacher and pupil share it.
 
     Args:
-        pictures: weight of the UNet's own loss. At 0 the UNet is not computed, so that a step takes half of
-            the time and the other lessons are learned sooner; the last steps need it.
         taught: share of the teacher in the target, in [0, 1].
-        features: weight of the control copies' outputs in the loss, as shares of what was taught.
+        outputs_first: share of the run, in [0, 1], in which the UNet is not computed: a step takes half of
+            the time, and the copy learns what the teacher says sooner. What is unsure becomes a mean of all
+            that it could be, which is fog in pictures, so the rest of the run needs the UNet.
+        features: weight of the control copies' outputs in the loss, as shares of what was taught; 1 while the
+            UNet is not computed.
         classes: weight of the classes that a `Reader` finds in the control copy's outputs.
         teacher_weights: a file with the control that teaches, where the copy begins as another one.
         area_balance: small classes of the map count for more in the loss; see `area_weights`.
@@ -75,8 +77,8 @@ class TaughtControl(ControlLDM):
     def __init__(
         self,
         *args: Any,
-        pictures: float = 1.0,
         taught: float = 0.7,
+        outputs_first: float = 0.0,
         features: float = 0.1,
         classes: float = 0.0,
         area_balance: float = 0.0,
@@ -85,7 +87,8 @@ class TaughtControl(ControlLDM):
     ):
         super().__init__(*args, **kwargs)
         self.teacher_weights = teacher_weights
-        self.pictures, self.taught, self.features, self.classes = pictures, taught, features, classes
+        self.taught, self.features, self.classes = taught, features, classes
+        self.outputs_first = outputs_first
         self.area_balance = area_balance
         self.__dict__["teacher"] = None  # no part of the module: nobody trains, averages or exports it
 
@@ -154,19 +157,26 @@ class TaughtControl(ControlLDM):
         features = _relative_error(control, taught_control)
         unread = F.cross_entropy(self.reader(control), cond["labels"], reduction="none")[:, None]
         classes = (unread * places).mean()
-        loss = self.features * features + self.classes * classes
+        loss = self.classes * classes
         log = {"features": features.detach(), "classes": classes.detach()}
-        if self.pictures:
+        if self._learns_outputs_alone():
+            loss = loss + features
+        else:
             with torch.no_grad():
                 taught = self._steered(noisy, t, context, taught_control)
             output = self._steered(noisy, t, context, control)
             target = torch.lerp(self.loss_target(x_start, t, noise), taught, self.taught)
             of_picture = (self.get_loss(output, target, mean=False) * places).mean()
-            loss = loss + self.pictures * of_picture
+            loss = loss + self.features * features + of_picture
             log["lesson"] = self.get_loss(output.detach(), taught)
         stage = "train" if self.training else "val"
         log["loss"] = loss.detach()
         return loss, {f"{stage}/{name}": value for name, value in log.items()}
+
+    def _learns_outputs_alone(self) -> bool:
+        """Whether the run is in its first part; outside of a run nothing is left out."""
+        steps = 0 if self._trainer is None else self.trainer.max_steps
+        return steps > 0 and self.global_step < self.outputs_first * steps
 
     def _steered(
         self, noisy: torch.Tensor, t: torch.Tensor, context: torch.Tensor, control: Sequence[torch.Tensor]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -222,13 +223,14 @@ def test_classes_are_read_off_what_the_control_copy_says():
     model = create_model(TINY / "taught_tiny.yaml")
     for block in [*model.control_model.zero_convs, model.control_model.middle_block_out]:
         torch.nn.init.normal_(block[0].weight, std=0.1)  # they start at 0
-    model.pictures = model.features = 0.0
-    model.classes = 1.0
+    model.outputs_first, model.classes = 0.5, 10.0
+    run = SimpleNamespace(max_steps=24, global_step=0)
+    model.trainer = run
     scenes = HintedScenes(5, 10, size=64, shares={"canny": 1.0}, crop=64)
     batch = default_collate([scenes[Draw(index, index)] for index in range(2)])
     assert batch["labels"].shape == (2, 8, 8)
     learning = torch.optim.Adam(model.trained_parameters(), 3e-3)
-    model.model.diffusion_model = None  # the UNet is not computed where pictures do not count
+    unet, model.model.diffusion_model = model.model.diffusion_model, None  # not computed in the first half
     heard = []
     for _ in range(12):
         loss, log = model.shared_step(batch)
@@ -236,8 +238,11 @@ def test_classes_are_read_off_what_the_control_copy_says():
         loss.backward()
         learning.step()
         heard.append(float(log["train/classes"]))
+        run.global_step += 1
     assert model.control_model.input_hint_block[0].weight.grad.any()
     assert heard[-1] < 0.5 * heard[0]
+    model.model.diffusion_model = unet
+    assert "train/lesson" not in log and "train/lesson" in model.shared_step(batch)[1]
 
 
 @pytest.mark.parametrize("name", ["canny", "depth"])
