@@ -1,7 +1,8 @@
 """Hints of every kind for drawn scenes, by the product's own conditions, for the copy that learns them.
 
 What a network would find in photographs is taken from what is known of a scene instead: depth from the
-canvas, a drawing from the outlines of the map, poses from the joints that people were drawn by.
+canvas (in training, a part of it from the network), a drawing from the outlines of the map, poses from the
+joints that people were drawn by.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from controlnet.storybook.dataset import Scene, draw_scene
 DEPTH_RANGE = 200.0
 """Raw depth of the nearest ground, of drawn scenes and of the embedded network: at 384 pixels flat ground
 then leans by about 45 degrees in a normal map, in the middle of what a ControlNet knows."""
+SEEN_DEPTH = 0.4
+"""How often in training a network sees depth and normals in the picture, as users have them: blurred, with
+small things missing."""
 SHARES = {
     "seg": 0.3, "canny": 0.13, "hed": 0.12, "fake_scribble": 0.08, "scribble": 0.09, "hough": 0.08,
     "depth": 0.1, "normal": 0.1, "openpose": 0.05,
@@ -53,7 +57,7 @@ def drawn_hint(
     name = condition.name
     if name == "seg":
         return scene.labels[window]
-    if name in ("depth", "normal"):
+    if name in ("depth", "normal") and (random is None or random.random() >= SEEN_DEPTH):
         return _of_depth(scene.depth, condition, random)[window]
     if name == "openpose":
         return _skeletons(scene, condition)[window]
@@ -61,6 +65,9 @@ def drawn_hint(
         return condition.detect(_drawing(scene.labels, random), invert=0)[window]
     if name not in SHARES:
         raise ValueError(f"Drawn scenes have no hints of {name}; known are {', '.join(SHARES)}.")
+    if name in ("depth", "normal"):
+        side = min(scene.labels.shape)
+        return condition.hint(scene.picture, side, default_detect_resolution(condition, side))[window]
     picture = np.ascontiguousarray(scene.picture[window])
     side = min(picture.shape[:2])
     detect = default_detect_resolution(condition, side)
