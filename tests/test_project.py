@@ -275,6 +275,7 @@ def test_no_large_file_is_tracked():
         (".venv/bin/python", True),
         ("models/tiny/model.safetensors", False),
         ("annotator/ckpts/upernet_tiny.safetensors", False),
+        ("annotator/ckpts/unet_tiny.safetensors", False),
         ("annotator/ckpts/hed_tiny.safetensors", False),
         ("annotator/ckpts/depth_tiny.safetensors", False),
         ("tests/golden/unet_v15.safetensors", False),

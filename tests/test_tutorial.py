@@ -52,6 +52,7 @@ OF_OTHERS = (
     "storybook_crops",
     "tiny_depth",
     "tiny_detector",
+    "tiny_second_detector",
     "tiny_text",
 )  # data sets, and scripts of their own
 CONFIGS = [path for path in sorted(Path("configs/train").glob("*.yaml")) if path.stem not in OF_OTHERS]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import torch
 from PIL import Image
 
 from annotator.uniformer import SegmentationDetector
@@ -33,6 +34,7 @@ from controlnet.evaluate.evaluation import (
 )
 from controlnet.evaluate.grid import sheet, stack
 from controlnet.evaluate.per_class import compare_ways
+from controlnet.files import CONFIGS
 from controlnet.generation.devices import ModelError, find_device
 from controlnet.generation.generator import Generator
 from controlnet.generation.loading import load_generator
@@ -76,6 +78,12 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
         "--per-class",
         action="store_true",
         help="name the colours of two or three things in one sentence, and in a prompt for each class",
+    )
+    parser.add_argument(
+        "--second-detector",
+        type=Path,
+        help="config of another mmseg network, whose weights lie where it says, that judges the first one's "
+        "verdict (for tiny there is one)",
     )
     parser.add_argument("--json", type=Path, help="file for the scores")
     parser.add_argument("--grid", type=Path, help="PNG for a sheet of pictures to look at")
@@ -154,9 +162,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     )
     if options.per_class:
         return per_class(options, generator, sampling)
-    report = evaluate(
-        model, detector, cases, sampling, generator.condition(first), keep=8 if options.grid else 0
-    )
+    keep, condition = 8 if options.grid else 0, generator.condition(first)
+    second = second_detector(options, generator.device)
+    report = evaluate(model, detector, cases, sampling, condition, keep, second=second)
     if options.condition == "all":
         report.scores["conditions"] = compare_conditions(generator, cases, sampling, report.scores)
     if options.grid:
@@ -168,6 +176,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         about["guidance_interval"] = list(sampling.guidance_interval)
     about["precision"] = generator.precision
     return about | report.scores
+
+
+def second_detector(options: argparse.Namespace, device: torch.device) -> SegmentationDetector | None:
+    """The one that was asked for, or that of the embedded model."""
+    config = options.second_detector
+    if config is None and options.model == "tiny":
+        config = CONFIGS / "annotator" / "unet_tiny.py"
+    return None if config is None else SegmentationDetector(config=config, device=device)
 
 
 def per_class(options: argparse.Namespace, generator: Generator, sampling: Sampling) -> dict[str, Any]:

@@ -209,17 +209,27 @@ def detector_score(detector: SegmentationDetector, cases: Sequence[Case]) -> dic
 
 
 @torch.inference_mode()
-def vae_psnr(model: ControlLDM, cases: Sequence[Case]) -> float:
-    """Mean over the cases' pictures of the PSNR of encode -> decode, in dB; the latent is the posterior's
-    mean.
+def vae_scores(model: ControlLDM, cases: Sequence[Case]) -> dict[str, float]:
+    """``vae_psnr``, the mean over the cases' pictures of the PSNR of encode -> decode in dB, the latent being
+    the posterior's mean; and ``vae_edge_psnr``, that of the steps between neighbours, which blur lowers most.
     """
-    score = PeakSignalNoiseRatio(data_range=255.0, dim=(1, 2, 3), reduction="elementwise_mean")
+    whole, edges = (
+        PeakSignalNoiseRatio(data_range=255.0, dim=(1, 2, 3), reduction="elementwise_mean") for _ in range(2)
+    )
     for batch in batches_of(cases, 4):
-        pictures = np.stack([cases[index].picture for index in batch])
-        x = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(model.device).float() / 127.5 - 1
-        decoded = to_uint8(model.first_stage_model.decode(model.first_stage_model.encode(x).mode()))
-        score.update(torch.from_numpy(decoded).float(), torch.from_numpy(pictures).float())
-    return float(score.compute())
+        pictures = torch.from_numpy(np.stack([cases[index].picture for index in batch])).float()
+        x = pictures.permute(0, 3, 1, 2).to(model.device) / 127.5 - 1
+        latent = model.first_stage_model.encode(x).mode()
+        decoded = torch.from_numpy(to_uint8(model.first_stage_model.decode(latent))).float()
+        whole.update(decoded, pictures)
+        edges.update(_steps(decoded), _steps(pictures))
+    return {"vae_psnr": float(whole.compute()), "vae_edge_psnr": float(edges.compute())}
+
+
+def _steps(pictures: torch.Tensor) -> torch.Tensor:
+    """Differences of neighbours, down and across: ``[N, H, W, 3]`` -> ``[N, H - 1, W - 1, 6]``."""
+    down, across = pictures.diff(dim=1)[:, :, 1:], pictures.diff(dim=2)[:, 1:]
+    return torch.cat([down, across], dim=3)
 
 
 def prompt_scores(answers: Sequence[Mapping[str, bool]]) -> dict[str, Any]:
@@ -262,20 +272,28 @@ def steered(
     condition: Condition,
     keep: int = 0,
     progress: bool = True,
+    second: SegmentationDetector | None = None,
 ) -> Report:
     """Scores of pictures that a condition's hints steer; arguments as of `evaluate`.
 
     Returns:
         A report with ``control_miou`` by the map of each case, `prompt_scores`, ``adherence`` (what the
         condition itself says of picture and hint: the mean agreement, in [0, 1]; None where it cannot be
-        told) and ``control_iou`` of single classes.
+        told) and ``control_iou`` of single classes. With a ``second`` detector also what that one says,
+        ``second_control_miou``, and ``verdict_agreement``, the share of pixels where both say the same.
     """
     hints = [case.hint(condition) for case in cases]
     cases = with_hints(cases, condition, hints)
     is_measured = condition.is_measured and not condition.missing_weights()
     report, found, agreements, adherence = Report({}), MeanIoU(), [], []
+    found_again, verdicts = MeanIoU(), []
     for index, picture in generate_all(model, cases, sampling, 1.0, progress):
-        found.update(detector.labels(picture), cases[index].labels)
+        labels = detector.labels(picture)
+        found.update(labels, cases[index].labels)
+        if second is not None:
+            again = second.labels(picture)
+            found_again.update(again, cases[index].labels)
+            verdicts.append(float((labels == again).mean()))
         agreements.append(cases[index].agreement(picture))
         score = condition.score(hints[index], detected_hint(condition, picture)) if is_measured else None
         adherence += [] if score is None else [score.agreement]
@@ -285,6 +303,9 @@ def steered(
     report.scores |= prompt_scores(agreements)
     report.scores["adherence"] = float(np.mean(adherence)) if adherence else None
     report.scores["control_iou"] = by_name(found)
+    if second is not None:
+        report.scores["second_control_miou"] = float(found_again.compute())
+        report.scores["verdict_agreement"] = float(np.mean(verdicts))
     return report
 
 
@@ -296,6 +317,7 @@ def evaluate(
     condition: Condition | None = None,
     keep: int = 0,
     progress: bool = True,
+    second: SegmentationDetector | None = None,
 ) -> Report:
     """All scores of a model on some cases.
 
@@ -307,10 +329,12 @@ def evaluate(
         condition: whose hints steer; by default the segmentation's, with this detector.
         keep: how many generated pictures to keep in the report.
         progress: show progress bars.
+        second: another detector, which judges the first one's verdict.
 
     Returns:
-        A report with ``detector_miou``, ``control_ratio``, ``uncontrolled_miou``, ``vae_psnr`` in dB and
-        ``seconds_per_image``, what `steered` says, and the scores of single classes.
+        A report with ``detector_miou``, ``control_ratio``, ``uncontrolled_miou``, `vae_scores` and
+        ``seconds_per_image``, what `steered` says, and the scores of single classes. With a second detector
+        also its ``second_detector_miou`` and ``second_control_ratio``.
 
     Raises:
         ValueError: no cases.
@@ -318,15 +342,19 @@ def evaluate(
     if not cases:
         raise ValueError("There is nothing to evaluate: no cases.")
     condition = condition or find_condition(DEFAULT)(detector)
-    report = steered(model, detector, cases, sampling, condition, keep, progress)
+    report = steered(model, detector, cases, sampling, condition, keep, progress, second)
     by_class = report.scores.pop("control_iou")
     scores = report.scores = detector_score(detector, cases) | report.scores
     free = MeanIoU()
     for index, picture in generate_all(model, cases, sampling, 0.0, progress):
         free.update(detector.labels(picture), cases[index].labels)
     scores["control_ratio"] = scores["control_miou"] / max(scores["detector_miou"], 1e-9)
+    if second is not None:
+        scores["second_detector_miou"] = detector_score(second, cases)["detector_miou"]
+        share = scores["second_control_miou"] / max(scores["second_detector_miou"], 1e-9)
+        scores["second_control_ratio"] = share
     scores["uncontrolled_miou"] = float(free.compute())
-    scores["vae_psnr"] = vae_psnr(model, cases)
+    scores |= vae_scores(model, cases)
     scores["seconds_per_image"] = seconds_per_image(model, cases[0], sampling)
     scores["control_iou"] = by_class
     return report

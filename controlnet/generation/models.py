@@ -21,7 +21,10 @@ BASES = (
     "v1-5-pruned-emaonly.safetensors",
     "v1-5-pruned-emaonly.ckpt",
 )
-HINTS = ("canny", "depth", "fake_scribble", "hed", "hough", "normal", "scribble", "scribble_interactive")
+HINTS = (
+    "canny", "depth", "fake_scribble", "hed", "hough", "normal", "openpose", "scribble",
+    "scribble_interactive",
+)  # fmt: skip
 """What the second control of the embedded model was trained for."""
 
 

@@ -26,6 +26,7 @@ from controlnet.storybook.scenes.labels import Label
 from controlnet.storybook.scenes.layout import Thing, compose
 from controlnet.storybook.scenes.looks import Look, random_look
 from controlnet.storybook.scenes.painter import paint
+from controlnet.storybook.scenes.people import joints
 from controlnet.storybook.scenes.prompts import COLOURED, NOUNS, describe, named_in
 from ldm.atomic import atomic_write
 
@@ -36,6 +37,7 @@ _KIND_LABELS = {
 _SPOKEN = {"pine": "tree", "road_away": "road", "car_behind": "car"}
 
 
+_DETAILED = (Label.PERSON, Label.ANIMAL, Label.BUILDING, Label.BRIDGE, Label.FLOWER)
 CLOSE_UPS = ("none", "only", "too")
 HELD_OUT_SEED = 1_000_000_000
 """Scenes from this seed on are for evaluation: no training step draws them."""
@@ -50,6 +52,8 @@ class Scene:
         labels: ADE20K index of every pixel, uint8 ``[size, size]``.
         depth: inverse depth of every pixel, float32 ``[size, size]``: 0 is the sky, 1 the ground at the lower
             edge; a thing is as near as the ground at its foot.
+        people: keypoints of every person, also of those behind something, in the order of OpenPose, float64
+            ``[people, 18, 2]``: x and y as shares of the picture's side.
         prompt: how a person might describe it; sometimes empty.
         attributes: ``time``, ``season``, ``weather``, and the colours of ``house``, ``car`` and ``boat``;
             None for what is not in the picture, or too small to judge.
@@ -58,6 +62,7 @@ class Scene:
     picture: np.ndarray
     labels: np.ndarray
     depth: np.ndarray
+    people: np.ndarray
     prompt: str
     attributes: dict[str, str | None]
 
@@ -83,7 +88,8 @@ def draw_scene(seed: int, size: int = 256, *, look: Look | None = None) -> Scene
     picture, labels, depth = paint(things, look, size)
     attributes = _attributes(look, labels)
     prompt = describe(np.random.default_rng((seed, 2)), place, _counts(things, labels), attributes)
-    return Scene(picture, labels, depth, prompt, attributes)
+    people = [joints(thing) for thing in things if thing.kind == "person"]
+    return Scene(picture, labels, depth, np.reshape(people, (-1, 18, 2)), prompt, attributes)
 
 
 def draw_prompts(seed: int, count: int) -> list[str]:
@@ -199,8 +205,9 @@ def write_dataset(
     """Write scenes ``seed`` to ``seed + count - 1``: ``source/`` (maps), ``target/`` (pictures) and
     ``prompt.json``.
 
-    Close-ups are windows of half the side around each house, car and boat whose colour the prompt names. From
-    them a network learns these colours sooner: in a whole scene they are a small part of the loss.
+    Close-ups are windows of half the side around each house, car and boat whose colour the prompt names, and
+    around one person, animal, building, bridge or flower bed. From them a network learns colours and details
+    sooner: in a whole scene they are a small part of the loss.
     ``close_ups`` is "none"; "only", instead of the scenes; or "too", after each scene its close-ups.
 
     The same seeds give the same bytes, whatever the number of workers. ``prompt.json`` is written last, so a
@@ -255,25 +262,30 @@ def _write_scene(folder: Path, size: int, close_ups: str, seed: int) -> str:
 
 
 def _close_ups(scene: Scene, seed: int) -> dict[str, tuple[slice, slice]]:
-    """A window around each coloured thing that the prompt names, by a suffix for its file; not quite in the
-    middle.
+    """Windows around things, not quite in the middle, by a suffix for their files.
+
+    One around each coloured thing that the prompt names, and one around something else that has details.
     """
-    side = len(scene.labels) // 2
     random = np.random.default_rng((seed, 4))
     named = named_in(scene.prompt)
-    windows = {}
-    for kind in COLOURED:
-        if kind in named and scene.attributes[kind]:
-            _, _, boxes, centres = cv2.connectedComponentsWithStats(
-                (scene.labels == _label_of(kind)).astype(np.uint8)
-            )
-            centre = centres[
-                1 + boxes[1:, cv2.CC_STAT_AREA].argmax()
-            ]  # (x, y) of the largest; 0 is the background
-            corner = centre - side / 2 + random.uniform(-side / 6, side / 6, 2)
-            left, top = np.clip(corner.round().astype(int), 0, len(scene.labels) - side).tolist()
-            windows[f"_{kind}"] = (slice(top, top + side), slice(left, left + side))
+    wanted = [kind for kind in COLOURED if kind in named and scene.attributes[kind]]
+    windows = {f"_{kind}": _window(scene.labels, _label_of(kind), random) for kind in wanted}
+    share = np.bincount(scene.labels.ravel(), minlength=256) / scene.labels.size
+    detailed = [label for label in _DETAILED if share[label] > 0.004]
+    if detailed:
+        label = detailed[int(random.integers(len(detailed)))]
+        windows[f"_{label.name.lower()}"] = _window(scene.labels, label, random)
     return windows
+
+
+def _window(labels: np.ndarray, label: Label, random: np.random.Generator) -> tuple[slice, slice]:
+    """Half of the side around the largest part of a class."""
+    side = len(labels) // 2
+    _, _, boxes, centres = cv2.connectedComponentsWithStats((labels == label).astype(np.uint8))
+    centre = centres[1 + boxes[1:, cv2.CC_STAT_AREA].argmax()]  # (x, y); 0 is the background
+    corner = centre - side / 2 + random.uniform(-side / 6, side / 6, 2)
+    left, top = np.clip(corner.round().astype(int), 0, len(labels) - side).tolist()
+    return slice(top, top + side), slice(left, left + side)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,7 +1,8 @@
 """Hints of every kind for drawn scenes, by the product's own conditions, for the copy that learns them.
 
 What a network would find in photographs is taken from what is known of a scene instead: depth from the
-canvas, a person's drawing from the outlines of the map.
+canvas (in training, a part of it from the network), a drawing from the outlines of the map, poses from the
+joints that people were drawn by.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 
 from annotator.ade20k import colorize
 from annotator.midas.maps import depth_picture, normal_picture
+from annotator.openpose.people import Keypoint, Person
+from annotator.openpose.util import draw_people
 from controlnet.conditions import Condition, find_condition
 from controlnet.conditions.base import Hint
 from controlnet.generation.request import default_detect_resolution
@@ -23,9 +26,12 @@ from controlnet.storybook.dataset import Scene, draw_scene
 DEPTH_RANGE = 200.0
 """Raw depth of the nearest ground, of drawn scenes and of the embedded network: at 384 pixels flat ground
 then leans by about 45 degrees in a normal map, in the middle of what a ControlNet knows."""
+SEEN_DEPTH = 0.4
+"""How often in training a network sees depth and normals in the picture, as users have them: blurred, with
+small things missing."""
 SHARES = {
     "seg": 0.3, "canny": 0.13, "hed": 0.12, "fake_scribble": 0.08, "scribble": 0.09, "hough": 0.08,
-    "depth": 0.1, "normal": 0.1,
+    "depth": 0.1, "normal": 0.1, "openpose": 0.05,
 }  # fmt: skip
 """How often each condition's hints are drawn in training."""
 
@@ -51,12 +57,17 @@ def drawn_hint(
     name = condition.name
     if name == "seg":
         return scene.labels[window]
-    if name in ("depth", "normal"):
+    if name in ("depth", "normal") and (random is None or random.random() >= SEEN_DEPTH):
         return _of_depth(scene.depth, condition, random)[window]
+    if name == "openpose":
+        return _skeletons(scene, condition)[window]
     if name == "scribble":
         return condition.detect(_drawing(scene.labels, random), invert=0)[window]
     if name not in SHARES:
         raise ValueError(f"Drawn scenes have no hints of {name}; known are {', '.join(SHARES)}.")
+    if name in ("depth", "normal"):
+        side = min(scene.labels.shape)
+        return condition.hint(scene.picture, side, default_detect_resolution(condition, side))[window]
     picture = np.ascontiguousarray(scene.picture[window])
     side = min(picture.shape[:2])
     detect = default_detect_resolution(condition, side)
@@ -88,6 +99,21 @@ def _of_depth(depth: np.ndarray, condition: Condition, random: np.random.Generat
         return condition.fit(depth_picture(raw), height, width)
     threshold = 0.4 if random is None else float(random.choice((0.1, 0.25, 0.4, 0.4)))
     return condition.fit(normal_picture(raw, bg_th=threshold), height, width)
+
+
+def _skeletons(scene: Scene, condition: Condition) -> Hint:
+    """The people of a scene as OpenPose would draw them, at the size of the scene by way of the detector's
+    resolution, which decides how broad the limbs are. Joints beyond the picture's edges are not seen.
+    """
+    height, width = scene.labels.shape
+    rows, columns = (default_detect_resolution(condition, side) for side in (height, width))
+    people = []
+    for person in scene.people * (columns, rows):
+        inside = ((person >= 0) & (person < (columns, rows))).all(axis=1)
+        people.append(
+            Person(tuple(Keypoint(*p) if seen else None for p, seen in zip(person, inside, strict=True)))
+        )
+    return condition.fit(draw_people(people, rows, columns), height, width)
 
 
 def _drawing(labels: np.ndarray, random: np.random.Generator | None) -> np.ndarray:
@@ -177,8 +203,9 @@ class HintedScenes:
 
         Returns:
             ``jpg`` float32 ``[H, W, 3]`` RGB in [-1, 1]; ``hint`` and ``map`` (in the colours of ADE20K)
-            float32 ``[H, W, 3]`` RGB in [0, 1]; ``txt``; ``condition``, whose hint it is. For a ``Draw`` also
-            ``index`` and ``noise_seed``, integers.
+            float32 ``[H, W, 3]`` RGB in [0, 1]; ``labels`` uint8 ``[H/8, W/8]``, the map at the size of its
+            latent; ``txt``; ``condition``, whose hint it is. For a ``Draw`` also ``index`` and
+            ``noise_seed``, integers.
         """
         index, position = key if isinstance(key, tuple) else (key, key)
         if not 0 <= index < self.count:
@@ -194,6 +221,7 @@ class HintedScenes:
             "jpg": scene.picture[window].astype(np.float32) / 127.5 - 1,
             "hint": hint.astype(np.float32) / 255,
             "map": colorize(scene.labels[window]).astype(np.float32) / 255,
+            "labels": scene.labels[window][4::8, 4::8],
             "txt": self.dropped_prompt if random.random() < self.empty_prompts else scene.prompt,
             "condition": condition.name,
         }

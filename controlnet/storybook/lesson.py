@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from controlnet.files import CONFIGS
 from controlnet.training.callbacks import NonFiniteGuard, Throughput
 from controlnet.training.checkpointing import AtomicCheckpointIO, SaveLast
+from controlnet.training.precision import find_precision
 from ldm.definitions import DefinitionError, read_yaml
 from ldm.util import with_schedule
 
@@ -54,7 +55,7 @@ def fit(
     """
     trainer = pl.Trainer(
         max_steps=settings.max_steps,
-        precision=settings.get("precision", "32-true"),
+        precision=cast(Any, find_precision(settings.get("precision", "32-true"), "auto")),
         logger=CSVLogger(output, name=None, version=""),
         log_every_n_steps=10,
         val_check_interval=None if held_out is None else settings.validate_every,

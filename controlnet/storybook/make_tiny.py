@@ -104,7 +104,8 @@ def make_tiny(
     written += export(hinted, models / "control_tiny_hints.safetensors", only="control_model.", float8=True)
     for path in written:
         logger.info("wrote %s", path)
-    _make_detector(output / "tiny_detector", detectors, length, changes)
+    for name in ("tiny_detector", "tiny_second_detector"):
+        _make_detector(name, output / name, detectors, length, changes)
 
 
 def _draw(folder: Path, count: float, workers: int, close_ups: str = "none") -> None:
@@ -127,10 +128,10 @@ def _teach_words(folder: Path, base: Path, length: float, changes: dict[str, Any
     return folder / "model.safetensors"
 
 
-def _make_detector(folder: Path, detectors: Path, length: float, changes: dict[str, Any]) -> None:
-    settings = _with_changes("tiny_detector", length, changes, "network")
+def _make_detector(name: str, folder: Path, detectors: Path, length: float, changes: dict[str, Any]) -> None:
+    settings = _with_changes(name, length, changes, "network")
     _train_to_the_end(partial(train_detector, settings, folder), folder / "last.ckpt", settings.max_steps)
-    weights = folder / "upernet_tiny.safetensors"
+    weights = folder / Path(settings.network).with_suffix(".safetensors").name
     with atomic_write(detectors / weights.name) as target:
         target.write_bytes(weights.read_bytes())
     logger.info("wrote %s", detectors / weights.name)

@@ -31,7 +31,7 @@ from controlnet.storybook.lesson import fit, rising_and_falling, run_training
 from controlnet.storybook.scene_items import Scenes, channels_first, degrade
 from controlnet.training.data.dataset import Draw
 from controlnet.training.data.loader import make_loader
-from ldm.weights import save_state_dict
+from ldm.weights import load_file_into, save_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -124,9 +124,8 @@ class DetectorTraining(pl.LightningModule):
         self.mean_iou.reset()
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(
-            self.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
-        )
+        # Not fused: Lightning clips no gradients of such an optimizer in mixed precision.
+        optimizer = torch.optim.AdamW(self.parameters(), self.learning_rate, weight_decay=self.weight_decay)
         return rising_and_falling(optimizer, self.max_steps)
 
 
@@ -145,6 +144,9 @@ def train_detector(settings: DictConfig, output: Path, resume: str | Path | None
     module = DetectorTraining(
         settings.network, settings.learning_rate, settings.weight_decay, settings.max_steps
     )
+    if settings.base is not None:
+        load_file_into(module.segmentor, settings.base)
+        module.segmentor.to(memory_format=torch.channels_last)
     scenes = DetectorScenes(
         settings.first_seed, settings.scenes, settings.size, settings.points, settings.seed
     )

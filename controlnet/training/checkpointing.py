@@ -6,7 +6,7 @@ import logging
 import shutil
 import signal
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import CheckpointIO
+from torch.nn import Parameter
 
 from controlnet.conditions import ConditionError
 from controlnet.training.data.records import DataError
@@ -133,7 +134,9 @@ class AtomicCheckpointIO(CheckpointIO):
         states = checkpoint.get("optimizer_states")
         if not differences and self.model is not None and isinstance(states, list) and states:
             count = sum(len(group["params"]) for state in states for group in state["param_groups"])
-            now = sum(parameter.requires_grad for parameter in self.model.parameters())
+            trained: Callable[[], Iterable[Parameter]] = getattr(self.model, "trained_parameters", list)
+            weights = {id(p): p for p in (*self.model.parameters(), *trained())}  # some may be no part of it
+            now = sum(p.requires_grad for p in weights.values())
             if count != now:
                 names = ", ".join(self.choices)
                 differences = [f"{count} weights then, {now} now; look at {names} and the model"]
@@ -209,7 +212,7 @@ class SaveLast(pl.Callback):
         self._progress = {"epoch": trainer.current_epoch, "fit_loop": trainer.fit_loop.state_dict()}
         stop = trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False)
         if stop or self._ends(trainer) or trainer.global_step % self.every_n_steps == 0:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
             self._step_saved = trainer.global_step
         if stop:
             logger.warning("Saved. To continue: --resume %s", self.path)
@@ -225,7 +228,7 @@ class SaveLast(pl.Callback):
         try:
             if trainer.global_step > self._step_saved:
                 self._rewinds = True
-                trainer.save_checkpoint(self.path)
+                trainer.save_checkpoint(self.path, weights_only=False)
         except CheckpointError as error:
             end = str(error)
         exception.args = (f"{exception}\nThe run ended at step {trainer.global_step}. {end}",)

@@ -83,7 +83,7 @@ def test_the_embedded_model_has_a_second_control_if_its_file_is_there(empty_proj
     path = empty_project / "models/tiny/control_tiny_hints.safetensors"
     put(path)
     files = known_models()["tiny"]
-    rest = set(all_conditions()) - {"seg", "openpose"}
+    rest = set(all_conditions()) - {"seg"}
     assert files.controls == dict.fromkeys(rest, path) and files.serves_all
 
 

@@ -89,11 +89,15 @@ def test_a_perfect_model_gets_perfect_scores(monkeypatch, tiny_model):
         return np.stack([case.picture if strength else np.zeros_like(case.picture) for case in asked])
 
     monkeypatch.setattr(evaluation, "generate", draw_what_was_asked_for)
-    scores = evaluate(tiny_model, Oracle(cases), cases, Sampling(batch_size=5), progress=False).scores
+    sampling, half_blind = Sampling(batch_size=5), Oracle(cases[:6])
+    scores = evaluate(tiny_model, Oracle(cases), cases, sampling, progress=False, second=half_blind).scores
     assert scores["detector_miou"] == scores["control_miou"] == scores["control_ratio"] == 1
     assert scores["prompt_accuracy"] > 0.9  # the judge is not perfect at this size
     assert scores["uncontrolled_miou"] < 0.1  # sky alone
-    assert scores["vae_psnr"] < 20  # of random weights
+    assert scores["vae_psnr"] < scores["vae_edge_psnr"] < 30  # of random weights, which draw no edges at all
+    assert scores["second_detector_miou"] == scores["second_control_miou"] < 0.8
+    assert scores["second_control_ratio"] == 1  # it sees as much in what was made as in what was there
+    assert 0.5 < scores["verdict_agreement"] < 0.9
     assert set(scores["control_iou"]) <= set(CLASSES)
 
 
@@ -336,7 +340,7 @@ def test_a_decoder_of_other_latents_is_not_exported(made, tmp_path):
 def test_what_is_made_is_not_made_again(made):
     weights = made / "models" / "control_tiny_seg-00001-of-00004.safetensors"
     checkpoints = [*(made / "steps").rglob("last.ckpt"), made / "steps" / "tiny_ini.safetensors"]
-    assert len(checkpoints) == 11
+    assert len(checkpoints) == 12
     before = weights.read_bytes(), [path.stat().st_mtime_ns for path in checkpoints]
     _make(made)
     assert (weights.read_bytes(), [path.stat().st_mtime_ns for path in checkpoints]) == before
@@ -351,6 +355,7 @@ def test_the_tool_measures_and_shows_any_model(made, tmp_path, capsys):
         *("--weights", str(made / "models" / "control_tiny_seg.safetensors.index.json")),
         *("--detector-weights", str(made / "detectors" / "upernet_tiny.safetensors")),
         *("--detector-config", str(ROOT / "configs" / "annotator" / "upernet_tiny.py")),
+        *("--second-detector", str(ROOT / "configs" / "annotator" / "unet_tiny.py")),
         *("--count", "2", "--steps", "2", "--json", str(tmp_path / "new" / "s.json")),
         *("--grid", str(tmp_path / "new" / "g.png")),
     ]
@@ -362,6 +367,9 @@ def test_the_tool_measures_and_shows_any_model(made, tmp_path, capsys):
         "control_ratio",
         "uncontrolled_miou",
         "vae_psnr",
+        "vae_edge_psnr",
+        "second_detector_miou",
+        "second_control_ratio",
         "seconds_per_image",
     )
     assert all(isinstance(scores[key], float) for key in keys)
@@ -393,7 +401,7 @@ def test_the_shipped_files_are_those_of_the_readme():
     """No weights without their sums, and no sums without weights."""
     row = r"`([\w./-]+\.(?:safetensors|json))` \| [\d,]+ \| `([0-9a-f]{64})`"
     listed = dict(re.findall(row, (TINY / "README.md").read_text()))
-    files = [*TINY.glob("*.safetensors*"), *SHIPPED_DETECTOR.parent.glob("upernet_tiny.*")]
+    files = [*TINY.glob("*.safetensors*"), *SHIPPED_DETECTOR.parent.glob("u*net_tiny.*")]
     assert set(listed) == {str(path.relative_to(ROOT)) for path in files}
     for name, digest in listed.items():
         assert hashlib.sha256((ROOT / name).read_bytes()).hexdigest() == digest, name

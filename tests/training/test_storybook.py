@@ -265,15 +265,22 @@ def test_a_written_data_set_does_not_depend_on_the_workers_and_can_be_read(tmp_p
     assert len(json.loads((tmp_path / "1" / "prompt.json").read_text().splitlines()[0])) == 3
 
 
-def test_close_ups_show_the_things_whose_colour_the_prompt_names(tmp_path, capsys):
+DETAILED = ("person", "animal", "building", "bridge", "flower")
+
+
+def test_close_ups_show_what_has_a_named_colour_and_one_thing_with_details(tmp_path, capsys):
     main([str(tmp_path / "things"), "--count", "12", "--close-ups", "only", "--workers", "1"])
     rows = [json.loads(line) for line in (tmp_path / "things" / "prompt.json").read_text().splitlines()]
+    shown = [(int(seed), kind) for seed, kind in (Path(row["target"]).stem.split("_") for row in rows)]
     named = [
         (seed, kind) for seed in range(12) for kind in COLOURED if kind in named_in(draw_scene(seed).prompt)
     ]
-    assert [row["target"] for row in rows] == [f"target/{seed}_{kind}.png" for seed, kind in named]
+    assert [close_up for close_up in shown if close_up[1] in COLOURED] == named
     assert len(named) > 4
-    for (seed, kind), row in zip(named, rows, strict=True):
+    detailed = [close_up for close_up in shown if close_up[1] not in COLOURED]
+    assert len({seed for seed, _ in detailed}) == len(detailed) > 4
+    assert {kind for _, kind in detailed} <= set(DETAILED)
+    for (seed, kind), row in zip(shown, rows, strict=True):
         picture, hint = (
             cv2.imread(str(tmp_path / "things" / row[key]))[..., ::-1] for key in ("target", "source")
         )
@@ -297,7 +304,7 @@ def test_close_ups_show_the_things_whose_colour_the_prompt_names(tmp_path, capsy
 
 def _order(name):
     seed, *kind = Path(name).stem.split("_")
-    return int(seed), COLOURED.index(kind[0]) if kind else -1
+    return int(seed), (*COLOURED, *DETAILED).index(kind[0]) if kind else -1
 
 
 def _is_within(part, whole):

@@ -101,9 +101,9 @@ def paint_house(canvas: Canvas, thing: Thing, look: Look) -> None:
 
 
 def paint_building(canvas: Canvas, thing: Thing, look: Look) -> None:
-    """A town building: rows of windows under a flat or pitched roof."""
+    """A town building: three floors of two broad windows, a cornice, and a flat or pitched roof."""
     form, depth = thing.form, thing.depth
-    paint_shadow(canvas, thing, look, thing.size * 0.66)
+    paint_shadow(canvas, thing, look, thing.size * 0.75)
     plasters: tuple[Colour, ...] = (
         (206, 170, 140),
         (176, 182, 192),
@@ -112,34 +112,31 @@ def paint_building(canvas: Canvas, thing: Thing, look: Look) -> None:
         (168, 176, 164),
     )
     wall = plasters[int(form[0] * 5)]
-    half, top = 0.23 + 0.07 * form[1], 0.82
+    half, top = 0.27 + 0.05 * form[1], 0.82
     side = look.side(thing.x)
     canvas.fill(thing.points(*_box(-half, 0, half, top)), look.lit(wall, depth), Label.BUILDING)
-    canvas.fill(
-        thing.points(*_box(half * 0.62, 0, half, top), flip=-side), look.lit(scaled(wall, 0.84), depth)
-    )
+    shade = thing.points(*_box(half * 0.80, 0, half, top), flip=-side)
+    canvas.fill(shade, look.lit(scaled(wall, 0.84), depth))
     roof = SNOW if look.is_winter else mix((112, 84, 84), wall, 0.15)
     outline: tuple[tuple[float, float], ...]
     if form[2] < 0.5:
         outline = ((-half - 0.03, top), (-half * 0.66, 0.98), (half * 0.66, 0.98), (half + 0.03, top))
     else:
-        outline = _box(-half - 0.025, top - 0.02, half + 0.025, top + 0.06)
+        outline = _box(-half - 0.025, top - 0.02, half + 0.025, top + 0.07)
     canvas.fill(thing.points(*outline), look.lit(roof, depth), Label.BUILDING)
-    rng = np.random.default_rng(int(form[3] * 2**31))
-    dark = look.lit((84, 102, 128), depth)
-    bright = mix(LAMP, look.haze, 0.35 * depth)
+    canvas.fill(thing.points(*_box(-half, 0.245, half, 0.265)), look.lit(scaled(wall, 1.12), depth))
+    glass = mix(LAMP, look.haze, 0.35 * depth) if look.is_night else look.lit((84, 102, 128), depth)
     if look.time == "sunset":
-        bright = look.lit((246, 190, 112), depth)
-    pitch = half * 2 / 3
-    for row in range(4):
-        for column in range(3):
-            x, y = (column - 1) * pitch * 0.92, 0.15 + row * 0.165
-            lamp = look.time != "day" and rng.random() < 0.65
-            canvas.fill(
-                thing.points(*_box(x - pitch * 0.24, y, x + pitch * 0.24, y + 0.095)),
-                bright if lamp else dark,
-            )
-    canvas.fill(thing.points(*_box(-0.05, 0, 0.05, 0.11)), look.lit((98, 66, 56), depth))
+        glass = look.lit((246, 190, 112), depth)
+    frame = look.lit(scaled(wall, 1.16), depth)
+    for low in (0.32, 0.56):
+        for middle in (-half * 0.5, half * 0.5):
+            left, right = middle - half * 0.30, middle + half * 0.30
+            canvas.fill(thing.points(*_box(left - 0.018, low - 0.018, right + 0.018, low + 0.178)), frame)
+            canvas.fill(thing.points(*_box(left, low, right, low + 0.16)), glass)
+    for left, right in ((-half * 0.82, -half * 0.34), (half * 0.34, half * 0.82)):
+        canvas.fill(thing.points(*_box(left, 0.05, right, 0.19)), glass)
+    canvas.fill(thing.points(*_box(-half * 0.2, 0, half * 0.2, 0.19)), look.lit((98, 66, 56), depth))
 
 
 def paint_tower(canvas: Canvas, thing: Thing, look: Look) -> None:
@@ -175,30 +172,26 @@ def paint_tower(canvas: Canvas, thing: Thing, look: Look) -> None:
 
 
 def paint_bridge(canvas: Canvas, thing: Thing, look: Look) -> None:
-    """A stone bridge of two arches; the water shows through them."""
-    depth, form = thing.depth, thing.form
-    stone = mix((182, 168, 152), (160, 164, 172), float(form[0]))
+    """A stone bridge of one wide arch, through which the water shows."""
+    depth, form = thing.depth * 0.7, thing.form
+    stone = mix((190, 170, 148), (160, 164, 176), float(form[0]))
     across = np.linspace(-1.0, 1.0, 15)
-    deck = 0.62 + 0.30 * (1 - across**2)
-    outline = thing.points(*zip(across, deck, strict=True), (1.0, 0.0), (-1.0, 0.0))
-    arch = np.linspace(np.pi, 0, 11)
-    holes = [
-        thing.points(*zip(middle + 0.34 * np.cos(arch), 0.58 * np.sin(arch) - 0.02, strict=True))
-        for middle in (-0.42, 0.42)
-    ]
-    coverage, window = canvas.mask(outline, *holes)
+    deck = 0.68 + 0.32 * (1 - across**2)
+    arch = np.linspace(0, np.pi, 13)
+    hole = zip(0.62 * np.cos(arch), 0.62 * np.sin(arch), strict=True)
+    outline = thing.points(*zip(across, deck, strict=True), (1.0, 0.0), *hole, (-1.0, 0.0))
+    coverage, window = canvas.mask(outline)
     if not coverage.size:
         return
     canvas.blend(coverage, window, look.lit(stone, depth))
     canvas.mark(coverage, window, Label.BRIDGE)
-    rail = thing.points(*zip(across, deck - 0.05, strict=True))
+    ring = thing.points(*zip(0.68 * np.cos(arch), 0.68 * np.sin(arch), strict=True))
+    canvas.lines([ring], look.lit(scaled(stone, 0.70), depth), thing.size * 0.08)
+    wall = thing.points(*zip(across, deck - 0.20, strict=True))
+    canvas.lines([wall], look.lit(scaled(stone, 0.76), depth), thing.size * 0.04)
+    rail = thing.points(*zip(across * 0.98, deck - 0.06, strict=True))
     top = SNOW if look.is_winter else scaled(stone, 1.18)
-    canvas.lines([rail], look.lit(top, depth), thing.size * 0.10)
-    canvas.lines(
-        [thing.points(*zip(across, deck - 0.17, strict=True))], look.lit(scaled(stone, 0.70), depth), 0.005
-    )
-    for hole in holes:
-        canvas.lines([hole - (0, thing.size * 0.035)], look.lit(scaled(stone, 1.10), depth), 0.006)
+    canvas.lines([rail], look.lit(top, depth), thing.size * 0.12)
 
 
 def paint_fence(canvas: Canvas, thing: Thing, look: Look) -> None:

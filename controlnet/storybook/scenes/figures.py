@@ -1,4 +1,4 @@
-"""Boats, cars, people and animals."""
+"""Boats, cars and animals."""
 
 from __future__ import annotations
 
@@ -8,16 +8,11 @@ from controlnet.storybook.scenes.canvas import Canvas, glow
 from controlnet.storybook.scenes.ground import paint_shadow
 from controlnet.storybook.scenes.labels import Label
 from controlnet.storybook.scenes.layout import Thing
-from controlnet.storybook.scenes.looks import BOAT_COLOURS, CAR_COLOURS, Colour, Look, mix, scaled
-from controlnet.storybook.scenes.shapes import circle
+from controlnet.storybook.scenes.looks import BOAT_COLOURS, CAR_COLOURS, Colour, Look, scaled
+from controlnet.storybook.scenes.shapes import circle, disc
 
 LAMP = (255, 224, 132)
 GLASS = (96, 124, 150)
-
-
-def _disc(x: float, y: float, wide: float, high: float, count: int = 16) -> list[tuple[float, float]]:
-    angle = circle(count)
-    return list(zip(x + wide * np.cos(angle), y + high * np.sin(angle), strict=True))
 
 
 def paint_boat(canvas: Canvas, thing: Thing, look: Look) -> None:
@@ -57,11 +52,11 @@ def paint_car(canvas: Canvas, thing: Thing, look: Look) -> None:
     canvas.fill(thing.points((-0.46, 0.60), (-0.31, 0.89), (-0.04, 0.89), (-0.04, 0.60), flip=flip), glass)
     canvas.fill(thing.points((0.06, 0.60), (0.06, 0.89), (0.25, 0.89), (0.42, 0.60), flip=flip), glass)
     for x in (-0.52, 0.54):
-        wheel = thing.points(*_disc(x, 0.19, 0.20, 0.20), flip=flip)
+        wheel = thing.points(*disc(x, 0.19, 0.20, 0.20), flip=flip)
         canvas.fill(wheel, look.lit((44, 44, 52), depth), Label.CAR)
-        canvas.fill(thing.points(*_disc(x, 0.19, 0.095, 0.095), flip=flip), look.lit((196, 198, 204), depth))
+        canvas.fill(thing.points(*disc(x, 0.19, 0.095, 0.095), flip=flip), look.lit((196, 198, 204), depth))
     lamp = LAMP if look.time != "day" else look.lit((250, 244, 214), depth)
-    canvas.fill(thing.points(*_disc(0.84, 0.38, 0.075, 0.065), flip=flip), lamp)
+    canvas.fill(thing.points(*disc(0.84, 0.38, 0.075, 0.065), flip=flip), lamp)
     if look.is_night:
         ahead = sorted((thing.x + flip * thing.size * 0.7, thing.x + flip * thing.size * 2.2))
         y = thing.y - thing.size * 0.1
@@ -70,54 +65,27 @@ def paint_car(canvas: Canvas, thing: Thing, look: Look) -> None:
 
 
 def paint_car_behind(canvas: Canvas, thing: Thing, look: Look) -> None:
-    """A small car that drives away from us."""
+    """A small car that drives away from us: one broad window, two round lamps, a bumper with its plate."""
     depth = thing.depth * 0.6
     paint_shadow(canvas, thing, look, thing.size * 1.3)
     paint = CAR_COLOURS[look.car_colour]
-    for x in (-0.36, 0.36):
-        tyre = thing.points((x - 0.10, 0.0), (x - 0.10, 0.24), (x + 0.10, 0.24), (x + 0.10, 0.0))
+    for x in (-0.38, 0.38):
+        tyre = thing.points((x - 0.13, 0.0), (x - 0.13, 0.26), (x + 0.13, 0.26), (x + 0.13, 0.0))
         canvas.fill(tyre, look.lit((44, 44, 52), depth), Label.CAR)
     body = thing.points(
-        (-0.54, 0.14), (-0.55, 0.50), (-0.48, 0.58), (-0.36, 0.94), (-0.28, 0.99), (0.28, 0.99), (0.36, 0.94),
-        (0.48, 0.58), (0.55, 0.50), (0.54, 0.14),
+        (-0.56, 0.16), (-0.57, 0.52), (-0.50, 0.60), (-0.38, 0.94), (-0.28, 0.99), (0.28, 0.99), (0.38, 0.94),
+        (0.50, 0.60), (0.57, 0.52), (0.56, 0.16),
     )  # fmt: skip
     canvas.shade(body, look.lit(scaled(paint, 1.06), depth), look.lit(scaled(paint, 0.74), depth), Label.CAR)
     glass = look.lit(GLASS, depth) if not look.is_night else look.lit((150, 150, 150), depth)
-    canvas.fill(thing.points((-0.36, 0.62), (-0.27, 0.88), (0.27, 0.88), (0.36, 0.62)), glass)
+    canvas.fill(thing.points((-0.40, 0.62), (-0.30, 0.90), (0.30, 0.90), (0.40, 0.62)), glass)
+    bumper = thing.points((-0.56, 0.14), (-0.56, 0.25), (0.56, 0.25), (0.56, 0.14))
+    canvas.fill(bumper, look.lit((176, 178, 186), depth))
     lamp: Colour = (255, 92, 70) if look.time != "day" else look.lit((206, 60, 56), depth)
-    for x in (-0.42, 0.42):
-        canvas.fill(thing.points(*_disc(x, 0.42, 0.085, 0.065)), lamp)
-    plate = thing.points((-0.16, 0.22), (-0.16, 0.32), (0.16, 0.32), (0.16, 0.22))
+    for x in (-0.41, 0.41):
+        canvas.fill(thing.points(*disc(x, 0.42, 0.11, 0.095)), lamp)
+    plate = thing.points((-0.17, 0.26), (-0.17, 0.38), (0.17, 0.38), (0.17, 0.26))
     canvas.fill(plate, look.lit((246, 240, 222), depth))
-
-
-def paint_person(canvas: Canvas, thing: Thing, look: Look) -> None:
-    """A walker in a coat; a woolly hat in winter."""
-    depth, form = thing.depth * 0.6, thing.form
-    paint_shadow(canvas, thing, look, thing.size * 0.5)
-    coats: tuple[Colour, ...] = ((222, 84, 72), (64, 112, 190), (240, 190, 70), (92, 150, 96), (166, 92, 160))
-    coat = coats[int((form[0] + look.seed % 89 / 89) % 1.0 * 5)]
-    skin = mix((250, 214, 184), (132, 88, 64), float(form[1]))
-    side = look.side(thing.x)
-    for x in (-0.075, 0.075):
-        leg = thing.points((x - 0.055, 0.0), (x - 0.055, 0.34), (x + 0.055, 0.34), (x + 0.055, 0.0))
-        canvas.fill(leg, look.lit((70, 74, 104), depth), Label.PERSON)
-    body = (
-        (-0.19, 0.26),
-        (-0.17, 0.52),
-        (-0.13, 0.70),
-        (0.0, 0.74),
-        (0.13, 0.70),
-        (0.17, 0.52),
-        (0.19, 0.26),
-    )
-    canvas.fill(thing.points(*body), look.lit(coat, depth), Label.PERSON)
-    shade = ((0.02, 0.26), (0.04, 0.72), (0.13, 0.70), (0.17, 0.52), (0.19, 0.26))
-    canvas.fill(thing.points(*shade, flip=-side), look.lit(scaled(coat, 0.80), depth))
-    canvas.fill(thing.points(*_disc(0.0, 0.84, 0.125, 0.135)), look.lit(skin, depth), Label.PERSON)
-    hair = mix((70, 48, 40), (220, 176, 104), float(form[2]))
-    top = [(x, y) for x, y in _disc(0.0, 0.86, 0.135, 0.14) if y > 0.85]
-    canvas.fill(thing.points(*top), look.lit(coat if look.is_winter else hair, depth), Label.PERSON)
 
 
 def paint_sheep(canvas: Canvas, thing: Thing, look: Look) -> None:
@@ -132,13 +100,14 @@ def paint_sheep(canvas: Canvas, thing: Thing, look: Look) -> None:
     puff = 1 + 0.07 * np.sin(8 * angle)
     wool = list(zip(0.50 * puff * np.cos(angle) - 0.05, 0.58 + 0.33 * puff * np.sin(angle), strict=True))
     canvas.fill(thing.points(*wool, flip=flip), look.lit((214, 202, 190), depth), Label.ANIMAL)
-    canvas.fill(thing.points(*_disc(-0.07, 0.66, 0.38, 0.21), flip=flip), look.lit((250, 244, 232), depth))
-    canvas.fill(thing.points(*_disc(0.48, 0.66, 0.15, 0.19), flip=flip), dark, Label.ANIMAL)
+    canvas.fill(thing.points(*disc(-0.07, 0.66, 0.38, 0.21), flip=flip), look.lit((250, 244, 232), depth))
+    canvas.fill(thing.points(*disc(0.48, 0.66, 0.15, 0.19), flip=flip), dark, Label.ANIMAL)
     canvas.fill(
-        thing.points(*_disc(0.42, 0.84, 0.13, 0.08), flip=flip),
+        thing.points(*disc(0.42, 0.84, 0.13, 0.08), flip=flip),
         look.lit((250, 244, 232), depth),
         Label.ANIMAL,
     )
+    canvas.fill(thing.points(*disc(0.53, 0.70, 0.035, 0.035, 8), flip=flip), look.lit((250, 246, 236), depth))
 
 
 def paint_cow(canvas: Canvas, thing: Thing, look: Look) -> None:
@@ -156,10 +125,11 @@ def paint_cow(canvas: Canvas, thing: Thing, look: Look) -> None:
         (-0.46, 0.32),
     )  # fmt: skip
     canvas.fill(thing.points(*body, flip=flip), look.lit(hide, depth), Label.ANIMAL)
-    canvas.fill(thing.points(*_disc(-0.28, 0.66, 0.19, 0.15), flip=flip), look.lit(patch, depth))
-    canvas.fill(thing.points(*_disc(0.22, 0.58, 0.15, 0.18), flip=flip), look.lit(patch, depth))
+    canvas.fill(thing.points(*disc(-0.28, 0.66, 0.19, 0.15), flip=flip), look.lit(patch, depth))
+    canvas.fill(thing.points(*disc(0.22, 0.58, 0.15, 0.18), flip=flip), look.lit(patch, depth))
     head = ((0.44, 0.98), (0.40, 0.74), (0.54, 0.58), (0.74, 0.56), (0.78, 0.68), (0.66, 0.96))
     canvas.fill(thing.points(*head, flip=flip), look.lit(hide, depth), Label.ANIMAL)
     muzzle = ((0.60, 0.58), (0.74, 0.56), (0.78, 0.68), (0.68, 0.72))
     canvas.fill(thing.points(*muzzle, flip=flip), look.lit((224, 168, 156), depth))
-    canvas.fill(thing.points(*_disc(0.46, 0.92, 0.08, 0.05), flip=flip), look.lit(patch, depth), Label.ANIMAL)
+    canvas.fill(thing.points(*disc(0.46, 0.92, 0.08, 0.05), flip=flip), look.lit(patch, depth), Label.ANIMAL)
+    canvas.fill(thing.points(*disc(0.57, 0.82, 0.035, 0.035, 8), flip=flip), look.lit((52, 40, 40), depth))

@@ -65,7 +65,7 @@ def paint_field(canvas: Canvas, thing: Thing, look: Look) -> None:
     top, bottom = look.lit(crop[look.season], depth), look.lit(crop[look.season], max(0.0, depth - 0.25))
     canvas.shade(thing.outline, top, bottom, Label.FIELD, grain=0.4)
     far_left, far_right, near_right, near_left = thing.outline
-    lines = 8
+    lines = 6
     share = (np.arange(lines)[:, None] + 0.5) / lines
     starts, ends = far_left + (far_right - far_left) * share, near_left + (near_right - near_left) * share
     half = (near_right - near_left) / lines * 0.22
@@ -92,12 +92,10 @@ def paint_flowers(canvas: Canvas, thing: Thing, look: Look) -> None:
         first, second = mix(first, WHITE, 0.45), mix(second, WHITE, 0.6)
     rng = np.random.default_rng(int(thing.form[1] * 2**31))
     middle = thing.outline.mean(0)
-    spots = (
-        middle
-        + (thing.outline[rng.integers(0, len(thing.outline), 46)] - middle) * rng.random((46, 1)) ** 0.5 * 0.9
-    )
+    rim = thing.outline[rng.integers(0, len(thing.outline), 34)]
+    spots = middle + (rim - middle) * rng.random((34, 1)) ** 0.5 * 0.86
     spots = spots[np.argsort(spots[:, 1])]
-    radius = 0.006 + 0.007 * (1 - thing.depth)
+    radius = 0.009 + 0.009 * (1 - thing.depth)
     canvas.dots(spots[::2], look.lit(first, 0.1), radius)
     canvas.dots(spots[1::2], look.lit(second, 0.1), radius)
 

@@ -20,12 +20,13 @@ _FAR = {"mountain": 0.10, "hill": 0.16}  # inverse depth of what is behind the g
 
 # Height of a thing at the lower edge of the picture, and its breadth as a share of its height.
 HEIGHT = {
-    "house": 0.44, "building": 0.72, "tower": 0.80, "tree": 0.60, "pine": 0.66, "palm": 0.62, "boat": 0.40,
-    "car": 0.25, "person": 0.34, "sheep": 0.23, "cow": 0.26, "fence": 0.17, "bridge": 0.30,
+    "house": 0.44, "building": 0.80, "tower": 0.80, "tree": 0.60, "pine": 0.66, "palm": 0.62, "boat": 0.40,
+    "car": 0.25, "car_behind": 0.31, "person": 0.43, "sheep": 0.27, "cow": 0.31, "fence": 0.17,
+    "bridge": 0.34,
 }  # fmt: skip
 BREADTH = {
-    "house": 1.30, "building": 0.62, "tower": 0.34, "tree": 0.72, "pine": 0.52, "palm": 0.66, "boat": 1.00,
-    "car": 1.90, "car_behind": 1.15, "person": 0.40, "sheep": 1.35, "cow": 1.50, "fence": 4.2, "bridge": 2.0,
+    "house": 1.30, "building": 0.66, "tower": 0.34, "tree": 0.72, "pine": 0.52, "palm": 0.66, "boat": 1.00,
+    "car": 1.90, "car_behind": 1.15, "person": 0.46, "sheep": 1.35, "cow": 1.50, "fence": 4.2, "bridge": 2.0,
 }  # fmt: skip
 
 
@@ -108,7 +109,7 @@ class Plan:
         """
         y = self.level(nearness)
         near = 0.22 + 0.78 * nearness  # a thing's inverse depth is the scale at which it is seen
-        size = HEIGHT[kind.removesuffix("_behind")] * near * self.between(0.88, 1.12)
+        size = HEIGHT[kind] * near * self.between(0.88, 1.12)
         half = BREADTH[kind] * size / 2
         box = (x - half, y - size, x + half, y)
         if on:
@@ -176,8 +177,8 @@ def _flowers(plan: Plan, share: float) -> None:
             near = plan.between(0.35, 0.92)
             x, y = plan.between(0.1, 0.9), plan.level(near)
             if plan.coarse[min(63, int(y * 64)), int(x * 64)] == Label.GRASS:
-                width = plan.between(0.10, 0.20) * (0.35 + near)
-                plan.spread("flower", blob(plan.rng, x, y, width, width * 0.32), Label.FLOWER)
+                width = plan.between(0.15, 0.24) * (0.35 + near)
+                plan.spread("flower", blob(plan.rng, x, y, width, width * 0.36), Label.FLOWER)
 
 
 def _coast(plan: Plan) -> None:
@@ -258,7 +259,7 @@ def _bridge(plan: Plan, river: np.ndarray) -> None:
     left, right = (np.interp(y, bank[:, 1], bank[:, 0]) for bank in (river[:half], river[half:][::-1]))
     thing = plan.place("bridge", float(left + right) / 2, near)
     assert thing is not None  # it may stand on any ground
-    size = max(float(right - left) * 1.35, 0.2) / BREADTH["bridge"]
+    size = max(float(right - left) * 1.5, 0.36) / BREADTH["bridge"]
     plan.things[-1] = replace(thing, size=size)
     plan.boxes[-1] = (thing.x - size, y - size, thing.x + size, y)
 
@@ -267,10 +268,10 @@ def _fields(plan: Plan, share: float) -> None:
     for _ in range(2):
         if plan.chance(share):
             near = plan.between(0.04, 0.5)
-            depth = plan.between(0.14, 0.32)
-            x = plan.between(0.0, 0.7)
+            depth = plan.between(0.20, 0.36)
+            x = plan.between(0.0, 0.65)
             spot = wedge(
-                plan.rng, plan.horizon, (near, min(near + depth, 1.05)), (x, x + plan.between(0.3, 0.6))
+                plan.rng, plan.horizon, (near, min(near + depth, 1.05)), (x, x + plan.between(0.35, 0.65))
             )
             plan.spread("field", spot, Label.FIELD)
 

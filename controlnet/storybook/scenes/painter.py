@@ -7,7 +7,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from controlnet.storybook.scenes import backdrop, buildings, figures, ground, plants
+from controlnet.storybook.scenes import backdrop, buildings, figures, ground, people, plants
 from controlnet.storybook.scenes.canvas import Canvas
 from controlnet.storybook.scenes.layout import Thing
 from controlnet.storybook.scenes.looks import Look
@@ -39,7 +39,7 @@ BRUSHES: dict[str, Brush] = {
     "boat": figures.paint_boat,
     "car": figures.paint_car,
     "car_behind": figures.paint_car_behind,
-    "person": figures.paint_person,
+    "person": people.paint_person,
     "sheep": figures.paint_sheep,
     "cow": figures.paint_cow,
 }

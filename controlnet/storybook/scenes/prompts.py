@@ -61,6 +61,12 @@ NOUNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "road": (("road",), ("roads",)),
     "path": (("path", "winding path"), ("paths",)),
 }
+SPOKEN: dict[str, tuple[Mapping[str, tuple[str, ...]], float, dict[str, float]]] = {
+    "time": (TIME_WORDS, 0.97, {"day": 0.5}),
+    "season": (SEASON_WORDS, 0.75, {}),
+    "weather": (WEATHER_WORDS, 0.9, {"clear": 0.35}),
+}
+"""How often each is spoken of, and what is usual less often: so silence comes to mean day and a clear sky."""
 COLOURED = ("house", "car", "boat")
 _MASSES = ("tree", "flower", "mountain", "hill")  # spoken of in the plural whatever their number
 _PREPOSITIONS = ("by", "in", "at", "on", "during", "after", "under")
@@ -89,11 +95,10 @@ def describe(
         for kind in [*_shuffled(rng, subjects), *extras[:3]]
     ]
     where = [_pick(rng, PLACE_WORDS[place])] if rng.random() < 0.6 else []
-    spoken = (("time", TIME_WORDS, 0.8), ("season", SEASON_WORDS, 0.75), ("weather", WEATHER_WORDS, 0.55))
     how = [
         _pick(rng, words[value])
-        for name, words, share in spoken
-        if (value := attributes.get(name)) and rng.random() < share
+        for name, (words, share, usual) in SPOKEN.items()
+        if (value := attributes.get(name)) and rng.random() < usual.get(value, share)
     ]
     if counts.get("tree") and (season := attributes.get("season")) and rng.random() < 0.2:
         how.append(_pick(rng, TREE_WORDS[season]))

@@ -17,6 +17,19 @@ def circle(count: int) -> np.ndarray:
     return angle
 
 
+def disc(x: float, y: float, wide: float, high: float, count: int = 16) -> list[tuple[float, float]]:
+    """An ellipse, ``wide`` and ``high`` from its middle."""
+    angle = circle(count)
+    return list(zip(x + wide * np.cos(angle), y + high * np.sin(angle), strict=True))
+
+
+def capsule(start: np.ndarray, end: np.ndarray, first: float, last: float) -> np.ndarray:
+    """A limb: round at both ends, ``first`` half as broad at its ``start`` and ``last`` at its ``end``."""
+    angle = np.arctan2(end[1] - start[1], end[0] - start[0]) + np.linspace(np.pi / 2, 3 * np.pi / 2, 6)
+    around = np.stack([np.cos(angle), np.sin(angle)], 1)
+    return np.concatenate([start + first * around, end - last * around])
+
+
 @cache
 def _phase(count: int) -> np.ndarray:
     return np.linspace(0, 2 * np.pi, count)
