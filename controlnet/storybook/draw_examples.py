@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from controlnet.files import ROOT
+from controlnet.files import EXAMPLES
 from controlnet.storybook.dataset import HELD_OUT_SEED, draw_scene
 from controlnet.storybook.scenes.labels import Label
 from controlnet.storybook.scenes.looks import Look
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m controlnet.storybook.draw_examples", description="Draw the scenes of the examples."
     )
-    parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "examples", help="(default examples)")
+    parser.add_argument("folder", type=Path, nargs="?", default=EXAMPLES, help="(default %(default)s)")
     draw_examples(parser.parse_args(arguments).folder)
 
 

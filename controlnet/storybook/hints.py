@@ -57,17 +57,14 @@ def drawn_hint(
     name = condition.name
     if name == "seg":
         return scene.labels[window]
-    if name in ("depth", "normal") and (random is None or random.random() >= SEEN_DEPTH):
-        return _of_depth(scene.depth, condition, random)[window]
+    if name in ("depth", "normal"):
+        return _depth(scene, condition, random)[window]
     if name == "openpose":
         return _skeletons(scene, condition)[window]
     if name == "scribble":
         return condition.detect(_drawing(scene.labels, random), invert=0)[window]
     if name not in SHARES:
         raise ValueError(f"Drawn scenes have no hints of {name}; known are {', '.join(SHARES)}.")
-    if name in ("depth", "normal"):
-        side = min(scene.labels.shape)
-        return condition.hint(scene.picture, side, default_detect_resolution(condition, side))[window]
     picture = np.ascontiguousarray(scene.picture[window])
     side = min(picture.shape[:2])
     detect = default_detect_resolution(condition, side)
@@ -86,6 +83,14 @@ def _options(name: str, random: np.random.Generator | None) -> dict[str, float]:
     if name == "hough":
         return {"value_threshold": float(random.uniform(0.05, 0.2))}
     return {}
+
+
+def _depth(scene: Scene, condition: Condition, random: np.random.Generator | None) -> Hint:
+    """Depth or normals at the size of the scene: of the canvas, or in training now and then of a network."""
+    if random is None or random.random() >= SEEN_DEPTH:
+        return _of_depth(scene.depth, condition, random)
+    side = min(scene.labels.shape)
+    return condition.hint(scene.picture, side, default_detect_resolution(condition, side))
 
 
 def _of_depth(depth: np.ndarray, condition: Condition, random: np.random.Generator | None) -> Hint:

@@ -48,7 +48,8 @@ def fit(
     """Train a module to the end, or on from a checkpoint.
 
     Args:
-        settings: ``max_steps`` and ``save_every``; with ``held_out`` also ``validate_every``, in steps.
+        settings: ``max_steps``, ``save_every`` and perhaps ``precision``; with ``held_out`` also
+            ``validate_every``, in steps.
         output: folder for ``last.ckpt`` and ``metrics.csv``.
         resume: a ``last.ckpt`` to continue from.
         held_out: what to validate on.

@@ -70,6 +70,9 @@ class TaughtControl(ControlLDM):
         teacher_weights: a file with the control that teaches, where the copy begins as another one.
         area_balance: small classes of the map count for more in the loss; see `area_weights`.
         others: of `ControlLDM`.
+
+    Raises:
+        ValueError: a share beyond [0, 1].
     """
 
     teacher: ControlNet | None
@@ -86,6 +89,10 @@ class TaughtControl(ControlLDM):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        if not (0 <= taught <= 1 and 0 <= outputs_first <= 1):
+            raise ValueError(
+                f"taught is {taught} and outputs_first {outputs_first}; shares between 0 and 1 are wanted."
+            )
         self.teacher_weights = teacher_weights
         self.taught, self.features, self.classes = taught, features, classes
         self.outputs_first = outputs_first

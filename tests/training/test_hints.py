@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
+from PIL import Image
 from torch.utils.data import default_collate
 
 from annotator.ade20k import colorize
@@ -20,16 +22,20 @@ from controlnet.conditions.openpose import joints_of
 from controlnet.evaluate import evaluation
 from controlnet.evaluate.evaluation import Sampling, steered
 from controlnet.evaluate.scores import MeanIoU
+from controlnet.files import EXAMPLES
 from controlnet.generation.loading import load_generator
 from controlnet.generation.models import find_model
-from controlnet.generation.request import Request
+from controlnet.generation.request import Request, default_detect_resolution
+from controlnet.storybook import hints
 from controlnet.storybook.cases import draw_cases
 from controlnet.storybook.dataset import HELD_OUT_SEED, draw_scene
+from controlnet.storybook.draw_examples import draw_examples
 from controlnet.storybook.hints import SHARES, HintedScenes, drawn_hint
 from controlnet.storybook.scenes.labels import Label
 from controlnet.training.data.dataset import Draw
 from controlnet.training.run import train
 from controlnet.training.settings import Settings
+from ldm.util import instantiate_from_config
 from ldm.weights import save_state_dict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,6 +111,33 @@ def test_items_say_whose_hint_they_have_and_follow_from_their_draw():
     again, window = scenes[Draw(3, 7)], scenes[Draw(30, 7)]
     assert all(np.array_equal(again[key], value) for key, value in items[7].items())
     assert window["hint"].shape == window["jpg"].shape == (64, 64, 3) and "noise_seed" in window
+
+
+@pytest.mark.parametrize("name", ["depth", "normal"])
+def test_training_knows_depth_as_a_network_sees_it(monkeypatch, name):
+    scene, found = draw_scene(HELD_OUT_SEED, 128), condition(name)
+    window = (slice(0, 64), slice(64, 128))
+    seen = found.hint(scene.picture, 128, default_detect_resolution(found, 128))[window]
+    monkeypatch.setattr(hints, "SEEN_DEPTH", 1.0)
+    assert np.array_equal(drawn_hint(scene, found, window, np.random.default_rng(0)), seen)
+    assert not np.array_equal(drawn_hint(scene, found, window), seen)  # measured by what is true
+
+
+def test_the_examples_are_as_they_are_drawn(tmp_path):
+    draw_examples(tmp_path)
+    drawn = sorted(tmp_path.iterdir())
+    assert len(drawn) == 13
+    for path in drawn:
+        shipped, again = (np.asarray(Image.open(place), float) for place in (EXAMPLES / path.name, path))
+        assert np.abs(shipped - again).mean() < 0.5
+
+
+@pytest.mark.parametrize("wrong", [{"taught": 1.5}, {"outputs_first": -0.1}])
+def test_shares_of_a_lesson_are_between_0_and_1(wrong):
+    definition = OmegaConf.load(TINY / "taught_tiny.yaml")
+    definition.model.params.update(wrong)
+    with pytest.raises(ValueError, match="shares between 0 and 1 are wanted"):
+        instantiate_from_config(definition.model)
 
 
 @pytest.mark.parametrize("wrong", [{"count": 0}, {"crop": 320}, {"crop": 32}, {"whole": 1.5}])
