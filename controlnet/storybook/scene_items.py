@@ -8,7 +8,11 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
+from controlnet.storybook.scenes.labels import Label
 from controlnet.training.data.dataset import Draw
+
+BEFORE_THE_SKY = (Label.MOUNTAIN, Label.HILL, Label.BUILDING)
+"""What may be missing from a scene, with nothing but sky in its place."""
 
 
 class Scenes(Dataset):
@@ -61,6 +65,39 @@ def degrade(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.3:
         changed += rng.standard_normal(changed.shape, np.float32) * float(rng.uniform(2, 10))
     return np.clip(changed, 0, 255).astype(np.uint8)
+
+
+def flatten(
+    picture: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Make a drawn picture like one that a person paints with a few pens: each class in one to three plain
+    colours, near those that it has, now and then with dark outlines, or with bare sky over the horizon.
+
+    Args:
+        picture: uint8 RGB ``[H, W, 3]``.
+        labels: its map, uint8 ``[H, W]``.
+        rng: decides how many colours and which, the outlines, and what is left out.
+
+    Returns:
+        uint8 RGB of the same shape, and its map.
+    """
+    labels = labels.copy()
+    for label in BEFORE_THE_SKY:
+        if rng.random() < 0.3:
+            labels[labels == label] = Label.SKY
+    soft = cv2.medianBlur(np.ascontiguousarray(picture), 5).astype(np.float32)  # no speckles
+    flat = np.empty_like(soft)
+    for label in np.unique(labels):
+        place = labels == label
+        colours = soft[place]  # [N, 3]
+        pens = rng.choice(colours, int(rng.integers(1, 4)))  # [K, 3], the colours of some of its pixels
+        nearest = np.square(colours[:, None] - pens).sum(axis=2).argmin(axis=1)
+        flat[place] = (pens + rng.uniform(-12, 12, pens.shape))[nearest]
+    if rng.random() < 0.4:
+        width = int(rng.integers(2, 5))
+        borders = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((width, width), np.uint8)) > 0
+        flat[borders] = rng.uniform(0, 70)
+    return np.clip(flat, 0, 255).astype(np.uint8), labels
 
 
 def channels_first(picture: np.ndarray) -> np.ndarray:

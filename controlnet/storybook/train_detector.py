@@ -4,9 +4,9 @@
 runs/tiny_detector``
 
 Generated pictures are a little soft, noisy or off in colour. A detector that has only seen clean drawings
-would blame the generator for that, so half of the scenes are degraded in those ways. The loss looks at some
-pixels of every picture
-only: most of them anywhere, some of them as many for each class, so that the sky does not drown a person.
+would blame the generator for that, so half of the scenes are degraded in those ways. A part becomes plain
+colours, like what people paint themselves. The loss looks at some pixels of every picture only: most of them
+anywhere, some of them as many for each class, so that the sky does not drown a person.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from annotator.uniformer.segmentor import build_segmentor
 from controlnet.evaluate.scores import MeanIoU
 from controlnet.storybook.dataset import draw_scene
 from controlnet.storybook.lesson import fit, rising_and_falling, run_training
-from controlnet.storybook.scene_items import Scenes, channels_first, degrade
+from controlnet.storybook.scene_items import Scenes, channels_first, degrade, flatten
 from controlnet.training.data.dataset import Draw
 from controlnet.training.data.loader import make_loader
 from ldm.weights import load_file_into, save_state_dict
@@ -60,11 +60,19 @@ class DetectorScenes(Scenes):
         size: side of the pictures in pixels.
         points: pixels that the loss looks at; None for validation: clean pictures and whole maps.
         seed: of degrading and choosing.
+        flat: share of pictures for training that become plain colours, see :func:`flatten`.
+
+    Raises:
+        ValueError: a share beyond [0, 1].
     """
 
-    def __init__(self, first_seed: int, count: int, size: int, points: int | None, seed: int = 0) -> None:
+    def __init__(
+        self, first_seed: int, count: int, size: int, points: int | None, seed: int = 0, flat: float = 0.0
+    ) -> None:
         super().__init__(first_seed, count, seed)
-        self.size, self.points = size, points
+        if not 0 <= flat <= 1:
+            raise ValueError(f"flat is {flat}; a share between 0 and 1 is wanted.")
+        self.size, self.points, self.flat = size, points, flat
 
     def __getitem__(self, key: int | Draw) -> dict[str, Any]:
         """``picture`` uint8 RGB ``[3, H, W]``; for training ``points`` int64 ``[P]`` and their ``classes``
@@ -73,7 +81,10 @@ class DetectorScenes(Scenes):
         scene = draw_scene(self.first_seed + index, self.size)
         if self.points is None:
             return {"picture": channels_first(scene.picture), "labels": scene.labels}
-        picture, labels = degrade(scene.picture, rng), scene.labels
+        picture, labels = scene.picture, scene.labels
+        if self.flat and rng.random() < self.flat:
+            picture, labels = flatten(picture, labels, rng)
+        picture = degrade(picture, rng)
         if rng.random() < 0.5:
             picture, labels = picture[:, ::-1], labels[:, ::-1]
         points = choose_points(labels, self.points, rng)
@@ -148,7 +159,12 @@ def train_detector(settings: DictConfig, output: Path, resume: str | Path | None
         load_file_into(module.segmentor, settings.base)
         module.segmentor.to(memory_format=torch.channels_last)
     scenes = DetectorScenes(
-        settings.first_seed, settings.scenes, settings.size, settings.points, settings.seed
+        settings.first_seed,
+        settings.scenes,
+        settings.size,
+        settings.points,
+        settings.seed,
+        settings.get("flat", 0.0),
     )
     held_out = DetectorScenes(settings.validation_seed, settings.validation_scenes, settings.size, None)
     loader = make_loader(

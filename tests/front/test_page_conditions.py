@@ -108,10 +108,11 @@ def test_picture_to_hint_to_result_to_adherence(condition_page, tmp_path):
     if measure is None:
         assert "Keeps the" not in head and len(row) == 2
     else:
-        noun = condition.noun.split()[-1]
-        assert f"Keeps the {noun} ({measure}, judged by the detector)" in head and re.search(
-            r"\d+\.\d+", row[2]
-        )
+        noun = "map" if name == "seg" else condition.noun
+        assert f"Keeps the {noun} ({measure}, judged by the detector)" in head
+        assert re.search(r"\d+\.\d+", row[2])
+        status = tab.locator("#status .done").inner_text()
+        assert f"the {noun}, says the detector ({measure}" in status
 
 
 @pytest.mark.parametrize("name", MEASURES)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +34,14 @@ from controlnet.evaluate.evaluation import (
     read_cases,
 )
 from controlnet.evaluate.scores import MeanIoU
+from controlnet.storybook import train_detector as train_detector_module
 from controlnet.storybook.cases import colour_cases, draw_cases, with_judge
 from controlnet.storybook.dataset import HELD_OUT_SEED, StorybookDataset, draw_scene, write_dataset
 from controlnet.storybook.export import export
 from controlnet.storybook.hints import SHARES
 from controlnet.storybook.make_tiny import make_tiny
 from controlnet.storybook.normalize_latents import latent_statistics, normalize
-from controlnet.storybook.scene_items import degrade
+from controlnet.storybook.scene_items import BEFORE_THE_SKY, degrade, flatten
 from controlnet.storybook.scenes.labels import Label
 from controlnet.storybook.train_detector import DetectorScenes, choose_points, train_detector
 from ldm.weights import read_state_dict
@@ -224,6 +226,34 @@ def test_degraded_pictures_stay_like_what_was_drawn():
     distances = [np.abs(degrade(scene.picture, rng).astype(int) - scene.picture).mean() for _ in range(30)]
     assert max(distances) < 40
     assert min(distances) < 1 < max(distances)
+
+
+def test_flattened_pictures_have_few_colours_where_a_class_is():
+    scene = draw_scene(1, 128)
+    drawn = [flatten(scene.picture, scene.labels, np.random.default_rng(seed)) for seed in range(12)]
+    counts = [
+        [len(np.unique(flat[labels == label], axis=0)) for label in np.unique(labels)]
+        for flat, labels in drawn
+    ]
+    assert all(1 <= count <= 4 for row in counts for count in row)  # three colours and the outline
+    assert {max(row) for row in counts} == {3, 4}, "outlines come and go"
+    assert np.median([np.abs(flat.astype(int) - scene.picture).mean() for flat, _ in drawn]) < 40
+    left_out = [labels != scene.labels for _, labels in drawn]
+    assert all(
+        (labels[places] == Label.SKY).all() for (_, labels), places in zip(drawn, left_out, strict=True)
+    )
+    assert {places.any() for places in left_out} == {True, False}
+    assert set(np.unique(scene.labels[np.any(left_out, axis=0)])) <= set(BEFORE_THE_SKY)
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.3, 5, 20), (1.0, 40, 40)])
+def test_a_share_of_pictures_is_flat(monkeypatch, share, least, most):
+    monkeypatch.setattr(train_detector_module, "degrade", lambda picture, rng: picture)
+    scenes = DetectorScenes(0, 40, 64, points=5, flat=share)
+    colours = [len(np.unique(scenes[index]["picture"].reshape(3, -1), axis=1).T) for index in range(40)]
+    assert least <= sum(count < 50 for count in colours) <= most
+    with pytest.raises(ValueError, match="a share between 0 and 1 is wanted"):
+        DetectorScenes(0, 4, 64, points=5, flat=25)
 
 
 def test_points_look_at_every_class():
@@ -413,9 +443,15 @@ def test_the_shipped_detector_reads_scenes_it_never_saw():
     detector = UniformerDetector(
         SHIPPED_DETECTOR, ROOT / "configs" / "annotator" / "upernet_tiny.py", device="cpu"
     )
-    assert (
-        evaluation.detector_score(detector, draw_cases(40, HELD_OUT_SEED + 5000, 256))["detector_miou"] > 0.8
-    )
+    cases = draw_cases(40, HELD_OUT_SEED + 5000, 256)
+    rng = np.random.default_rng(0)
+    painted = [flatten(case.picture, case.labels, rng) for case in cases]
+    painted = [
+        replace(case, picture=flat, labels=labels)
+        for case, (flat, labels) in zip(cases, painted, strict=True)
+    ]
+    assert evaluation.detector_score(detector, cases)["detector_miou"] > 0.8
+    assert evaluation.detector_score(detector, painted)["detector_miou"] > 0.7
 
 
 @pytest.fixture(scope="module")
