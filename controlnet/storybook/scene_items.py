@@ -81,11 +81,12 @@ def flatten(
     Returns:
         uint8 RGB of the same shape, and its map.
     """
-    labels = labels.copy()
-    for label in BEFORE_THE_SKY:
-        if rng.random() < 0.3:
-            labels[labels == label] = Label.SKY
     soft = cv2.medianBlur(np.ascontiguousarray(picture), 5).astype(np.float32)  # no speckles
+    labels, sky = labels.copy(), soft[labels == Label.SKY]
+    for label in BEFORE_THE_SKY:
+        if rng.random() < 0.3 and len(sky):
+            soft[labels == label] = rng.choice(sky)  # or a pen would draw it again
+            labels[labels == label] = Label.SKY
     flat = np.empty_like(soft)
     for label in np.unique(labels):
         place = labels == label

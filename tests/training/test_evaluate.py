@@ -243,6 +243,8 @@ def test_flattened_pictures_have_few_colours_where_a_class_is():
         (labels[places] == Label.SKY).all() for (_, labels), places in zip(drawn, left_out, strict=True)
     )
     assert {places.any() for places in left_out} == {True, False}
+    plain = [len(np.unique(flat[places], axis=0)) for (flat, _), places in zip(drawn, left_out, strict=True)]
+    assert max(plain) <= 3  # sky of one or two colours, for one or two things, and their outline
     assert set(np.unique(scene.labels[np.any(left_out, axis=0)])) <= set(BEFORE_THE_SKY)
 
 
