@@ -19,6 +19,10 @@ from ldm.util import instantiate_from_config
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN")
 
 
+def computes_in_bfloat16() -> bool:
+    return can_pack() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 @torch.no_grad()
 def test_a_packed_model_equals_the_original() -> None:
     golden, case = load_golden("unet_v15")
@@ -84,6 +88,15 @@ def test_unusual_layers_stay_as_they_are() -> None:
     assert pack_weights(model) == 0
 
 
+@torch.no_grad()
+def test_bfloat16_is_packed_only_where_the_processor_has_it() -> None:
+    plain = torch.nn.Sequential(torch.nn.Conv2d(4, 6, 3), torch.nn.Conv2d(6, 4, 1)).to(torch.bfloat16)
+    model = copy.deepcopy(plain)
+    assert pack_weights(model) == (2 if computes_in_bfloat16() else 0)
+    x = torch.randn(1, 4, 8, 8).bfloat16()
+    assert relative_error(model(x), plain(x)) <= 5e-3
+
+
 def test_gradients_are_refused() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4))
     pack_weights(model)
@@ -122,7 +135,22 @@ def test_threads_with_two_shapes() -> None:
     assert len(faults) == 40 and max(faults) < 1e-4
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
+packed_types = pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [
+        (torch.float32, 1e-6),
+        pytest.param(
+            torch.bfloat16,
+            5e-3,
+            marks=pytest.mark.skipif(
+                not computes_in_bfloat16(), reason="this processor's oneDNN has no bf16"
+            ),
+        ),
+    ],
+)
+
+
+@packed_types
 @torch.no_grad()
 def test_doubling_is_folded_into_the_convolution_after_it(dtype: torch.dtype, tolerance: float) -> None:
     for plain in (unet_blocks.Upsample(8, True, out_channels=6), vae.Upsample(8, True)):
@@ -139,7 +167,7 @@ def test_doubling_is_folded_into_the_convolution_after_it(dtype: torch.dtype, to
     assert pack_weights(wide) == 1 and relative_error(wide(x), expected) <= tolerance, "an unusual one, too"
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
+@packed_types
 @torch.no_grad()
 def test_a_gate_computes_its_gelu_along(dtype: torch.dtype, tolerance: float) -> None:
     plain = GEGLU(8, 12).to(dtype)
