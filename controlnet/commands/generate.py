@@ -23,7 +23,6 @@ from typing import Any
 
 from controlnet.commands.conditions import add_condition_arguments, condition_options, option_flag
 from controlnet.conditions import DEFAULT, all_conditions
-from controlnet.generation.batch import GenerateJobs, pl, run_jobs
 from controlnet.generation.devices import find_device, find_precision, precision_name
 from controlnet.generation.from_source import read_outpaint
 from controlnet.generation.grid import AXES, Axis, Grid
@@ -208,15 +207,11 @@ def main(
         precision = precision_name(find_precision(options.precision, device))
         load_options = {"precision": precision, "save_memory": options.save_memory or save_memory}
         load_options |= {"compiles": options.compile, "graphs": options.cuda_graphs}
+        # Lightning takes seconds to import, which neither --help nor a mistyped option has to wait for.
+        from controlnet.generation.batch import GenerateJobs, make_trainer, run_jobs
+
         task = GenerateJobs(jobs, options.out, files, load_options, measure=not options.no_measure)
-        trainer = pl.Trainer(
-            accelerator="cpu" if device.type == "cpu" else "auto",
-            devices=options.devices,
-            num_nodes=options.num_nodes,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-        )
+        trainer = make_trainer(device, options.devices, options.num_nodes)
         entries = run_jobs(task, trainer)
         if grid and trainer.is_global_zero:
             for sheet in write_sheets(sources, grid, options.out, entries):

@@ -85,6 +85,18 @@ class GenerateJobs(pl.LightningModule):
         return {**job.asked(), **self.model_asked}
 
 
+def make_trainer(device: torch.device, devices: int = 1, num_nodes: int = 1) -> pl.Trainer:
+    """What `run_jobs` spreads jobs with: ``devices`` processes on each of ``num_nodes`` machines."""
+    return pl.Trainer(
+        accelerator="cpu" if device.type == "cpu" else "auto",
+        devices=devices,
+        num_nodes=num_nodes,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+
+
 def run_jobs(task: GenerateJobs, trainer: pl.Trainer) -> list[dict[str, Any]]:
     """Do what is not done yet, and bring the manifest up to date.
 

@@ -31,7 +31,7 @@ from controlnet.storybook.scene_items import Scenes, channels_first, degrade
 from controlnet.training.data.dataset import Draw
 from controlnet.training.data.loader import make_loader
 from controlnet.training.muon import Muon
-from ldm.weights import save_state_dict
+from ldm.weights import load_file_into, save_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +147,15 @@ def save_network(network: DepthNetwork, path: Path) -> None:
     save_state_dict({key: tensor.half() for key, tensor in state.items()}, path)
 
 
+def load_network(network: DepthNetwork, path: str | Path) -> None:
+    """Load what `save_network` wrote, for depths from 0 to 1 again."""
+    load_file_into(network, path)
+    depth: Any = network.network.head.head[4]
+    with torch.no_grad():
+        for part in (depth.weight, depth.bias):
+            part.div_(DEPTH_RANGE)
+
+
 def train_depth(settings: DictConfig, output: Path, resume: str | Path | None = None) -> Path:
     """Train, and write the network's weights.
 
@@ -160,6 +169,8 @@ def train_depth(settings: DictConfig, output: Path, resume: str | Path | None = 
     """
     pl.seed_everything(settings.seed, verbose=False)
     network = new_network(**settings.network)
+    if settings.base is not None:
+        load_network(network, settings.base)
     module = DepthTraining(network, settings.learning_rate, settings.weight_decay, settings.max_steps)
     sizes, batch_size = tuple(settings.sizes), settings.batch_size
     scenes = DepthScenes(settings.first_seed, settings.scenes, sizes, batch_size, settings.seed)
