@@ -5,8 +5,9 @@ runs/tiny_detector``
 
 Generated pictures are a little soft, noisy or off in colour. A detector that has only seen clean drawings
 would blame the generator for that, so half of the scenes are degraded in those ways. A part becomes plain
-colours, like what people paint themselves. The loss looks at some pixels of every picture only: most of them
-anywhere, some of them as many for each class, so that the sky does not drown a person.
+colours, and others are drawings of a few shapes, like what people paint themselves. The loss looks at some
+pixels of every picture only: most of them anywhere, some of them as many for each class, so that the sky
+does not drown a person.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch.utils.data import DataLoader
 from annotator.uniformer.segmentor import build_segmentor
 from controlnet.evaluate.scores import MeanIoU
 from controlnet.storybook.dataset import draw_scene
+from controlnet.storybook.drawings import draw
 from controlnet.storybook.lesson import fit, rising_and_falling, run_training
 from controlnet.storybook.scene_items import Scenes, channels_first, degrade, flatten
 from controlnet.training.data.dataset import Draw
@@ -60,36 +62,52 @@ class DetectorScenes(Scenes):
         size: side of the pictures in pixels.
         points: pixels that the loss looks at; None for validation: clean pictures and whole maps.
         seed: of degrading and choosing.
-        flat: share of pictures for training that become plain colours, see :func:`flatten`.
+        flat: share of scenes for training that become plain colours, see :func:`flatten`.
+        drawings: share of pictures for training that are no scenes but drawings, see
+            :mod:`controlnet.storybook.drawings`.
 
     Raises:
         ValueError: a share beyond [0, 1].
     """
 
     def __init__(
-        self, first_seed: int, count: int, size: int, points: int | None, seed: int = 0, flat: float = 0.0
+        self,
+        first_seed: int,
+        count: int,
+        size: int,
+        points: int | None,
+        seed: int = 0,
+        flat: float = 0.0,
+        drawings: float = 0.0,
     ) -> None:
         super().__init__(first_seed, count, seed)
-        if not 0 <= flat <= 1:
-            raise ValueError(f"flat is {flat}; a share between 0 and 1 is wanted.")
-        self.size, self.points, self.flat = size, points, flat
+        for name, share in (("flat", flat), ("drawings", drawings)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} is {share}; a share between 0 and 1 is wanted.")
+        self.size, self.points, self.flat, self.drawings = size, points, flat, drawings
 
     def __getitem__(self, key: int | Draw) -> dict[str, Any]:
         """``picture`` uint8 RGB ``[3, H, W]``; for training ``points`` int64 ``[P]`` and their ``classes``
         int64 ``[P]``, for validation ``labels`` uint8 ``[H, W]``."""
         index, _, rng = self.place(key)
-        scene = draw_scene(self.first_seed + index, self.size)
         if self.points is None:
+            scene = draw_scene(self.first_seed + index, self.size)
             return {"picture": channels_first(scene.picture), "labels": scene.labels}
-        picture, labels = scene.picture, scene.labels
-        if self.flat and rng.random() < self.flat:
-            picture, labels = flatten(picture, labels, rng)
+        picture, labels = self._picture_and_map(index, rng)
         picture = degrade(picture, rng)
         if rng.random() < 0.5:
             picture, labels = picture[:, ::-1], labels[:, ::-1]
         points = choose_points(labels, self.points, rng)
         classes = labels.ravel()[points].astype(np.int64)
         return {"picture": channels_first(picture), "points": points, "classes": classes, "index": index}
+
+    def _picture_and_map(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        if self.drawings and rng.random() < self.drawings:
+            return draw(rng, self.size)
+        scene = draw_scene(self.first_seed + index, self.size)
+        if self.flat and rng.random() < self.flat:
+            return flatten(scene.picture, scene.labels, rng)
+        return scene.picture, scene.labels
 
 
 class DetectorTraining(pl.LightningModule):
@@ -165,6 +183,7 @@ def train_detector(settings: DictConfig, output: Path, resume: str | Path | None
         settings.points,
         settings.seed,
         settings.get("flat", 0.0),
+        settings.get("drawings", 0.0),
     )
     held_out = DetectorScenes(settings.validation_seed, settings.validation_scenes, settings.size, None)
     loader = make_loader(
