@@ -101,6 +101,7 @@ class Score:
         agreement: the same as a share in [0, 1], 1 for perfect; for meters and colours.
         details: further numbers, ready for JSON.
         departs: bool ``[H, W]``, True where the picture departs from the hint, where that can be said.
+        remark: what people should know beside ``value``, a few words.
     """
 
     measure: str
@@ -108,6 +109,7 @@ class Score:
     agreement: float
     details: Mapping[str, Any] = field(default_factory=dict)
     departs: np.ndarray | None = None
+    remark: str = ""
 
     def summary(self) -> dict[str, Any]:
         """The numbers, ready for JSON."""

@@ -77,7 +77,8 @@ def done_html(result: Result) -> str:
     grade = grade_of(best.agreement)
     words = {"good": "keeps to", "fair": "keeps to parts of", "poor": "hardly keeps to"}[grade]
     which = "It" if len(result.scores) == 1 else "The best"
-    judged = f"{which} {words} the {noun}, says the detector ({best.measure} {score_text(best)})."
+    number = f"{best.measure} {score_text(best)}" + (f"; {best.remark}" if best.remark else "")
+    judged = f"{which} {words} the {noun}, says the detector ({number})."
     return message_html(" ".join([said[0], judged, *said[1:]]), f"done {grade}")
 
 
@@ -169,8 +170,9 @@ def score_text(score: Score) -> str:
 
 
 def _details(score: Score) -> str:
-    """Further numbers of a score: shares as percents, the weakest classes of a map."""
-    parts = [
+    """What else is to be said of a score: shares as percents, the weakest classes of a map."""
+    parts = [score.remark] if score.remark else []
+    parts += [
         f"{name.replace('_', ' ')} {100 * value:.0f}%"
         for name, value in score.details.items()
         if isinstance(value, float)

@@ -418,6 +418,23 @@ def test_adherence_of_known_maps():
     np.testing.assert_array_equal(score.departs, [[False, True], [False, True]])
 
 
+def test_specks_count_for_the_number_and_not_for_the_verdict():
+    wanted = np.full((100, 100), SKY, np.uint8)
+    wanted[50:] = GRASS
+    found, tree = wanted.copy(), 4
+    found[0, :60], found[1, :60] = HOUSE, tree  # 0.6 % each
+    score = measure_adherence(wanted, found)
+    large = (4880 / 5000 + 1) / 2
+    assert score.miou == pytest.approx(large / 2) and score.agreement == pytest.approx(large)
+    assert score.remark == "0.99 without specks"
+    found[2, :60] = HOUSE  # 1.2 %
+    score = measure_adherence(wanted, found)
+    assert score.agreement == pytest.approx((4820 / 5000 + 1) / 3) and score.remark == "0.65 without specks"
+    assert measure_adherence(wanted, wanted).remark == ""
+    noise = np.random.default_rng(0).integers(0, 150, (100, 100)).astype(np.uint8)  # nothing but specks
+    assert 0 <= measure_adherence(noise, noise[::-1]).agreement <= 1
+
+
 def test_classes_of_one_colour_count_as_one():
     road, skyscraper = np.full((2, 2), 6, np.uint8), np.full((2, 2), 48, np.uint8)
     assert measure_adherence(road, skyscraper).miou == 1.0
