@@ -431,6 +431,11 @@ def test_specks_count_for_the_number_and_not_for_the_verdict():
     score = measure_adherence(wanted, found)
     assert score.agreement == pytest.approx((4820 / 5000 + 1) / 3) and score.remark == "0.65 without specks"
     assert measure_adherence(wanted, wanted).remark == ""
+    # A speck that is kept makes the number better than the verdict, which is said as well.
+    wanted[0, :60] = found[0, :60]
+    found[2, :60], found[10:30], found[1] = SKY, GRASS, SKY
+    score = measure_adherence(wanted, found)
+    assert score.agreement < score.miou and score.remark == f"{score.agreement:.2f} without specks"
     noise = np.random.default_rng(0).integers(0, 150, (100, 100)).astype(np.uint8)  # nothing but specks
     assert 0 <= measure_adherence(noise, noise[::-1]).agreement <= 1
 

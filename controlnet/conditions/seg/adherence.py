@@ -83,7 +83,7 @@ def measure_adherence(wanted: np.ndarray, found: np.ndarray) -> MapScore:
         measure="mIoU",
         value=miou,
         agreement=agreement,
-        remark=f"{agreement:.2f} without specks" if agreement >= miou + 0.05 else "",
+        remark="" if round(agreement, 2) == round(miou, 2) else f"{agreement:.2f} without specks",
         details={"pixel_accuracy": round(accuracy, 4), "worst": worst},
         departs=asked != seen,
         pixel_accuracy=accuracy,
