@@ -1,6 +1,6 @@
 """Train a ControlNet. Every setting is an option too: python tutorial_train.py --help"""
 
-from controlnet.training.run import TrainingData, faults_reported, make_model, make_trainer
+from controlnet.training.faults import faults_reported
 from controlnet.training.settings import Settings
 
 # Configs
@@ -20,6 +20,9 @@ settings = Settings(
 def main() -> None:
     run = settings.from_command_line(description=__doc__)
     resume_path = run.resume_path()
+
+    # Not before the options are read: Lightning takes seconds to import
+    from controlnet.training.run import TrainingData, make_model, make_trainer
 
     # First use cpu to load models. Pytorch Lightning will automatically move it to GPUs.
     model = make_model(run)

@@ -11,7 +11,7 @@ from torch import nn
 
 from ldm.models.diffusion.guidance import FURTHER, PLAIN, REGION, SHARED_HALVES, WINDOW
 from ldm.modules.diffusionmodules.blocks import Downsample
-from ldm.modules.sharing import TEXT_MEMORY, TextMemory, added, is_plain
+from ldm.modules.sharing import TEXT_MEMORY, TextMemory, added, is_plain, rows_like
 
 Part = Mapping[str, Any]
 """What a condition says about one of its controls."""
@@ -113,7 +113,8 @@ def steering(
             B rows steer the first rows only; the others get zeros. ``control_region`` says where in the
             picture the control acts: weights in [0, 1], ``[1, 1, h, w]`` in latent pixels.
         scales: a factor for each output, where the condition has none of its own. More of them than outputs
-            are fine: scripts set 13, also for smaller models.
+            are fine: scripts set 13, also for smaller models. A factor may be ``[B, 1, 1, 1]``, one for each
+            row.
         shared: both halves of guidance have the same latents and hints, so that the network, which knows of
             this, gets the latents once.
 
@@ -137,10 +138,15 @@ def steering(
     scales = scales if cond.get("control_scales") is None else cond["control_scales"]
     if len(scales) < len(outputs):
         raise ValueError(f"got {len(scales)} control scales; expected {len(outputs)}, one for each output")
-    outputs = [output * scale for output, scale in zip(outputs, scales, strict=False)]
+    outputs = [_scaled(output, scale) for output, scale in zip(outputs, scales, strict=False)]
     if cond.get(REGION) is not None:
         outputs = _within(cond[REGION], outputs, network, latents)
     return [_with_zeros(output, unsteered) for output in outputs] if unsteered else outputs
+
+
+def _scaled(output: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
+    """An output times its factor; with a factor for each row, what both halves share is repeated first."""
+    return rows_like(output, scale) * scale if torch.is_tensor(scale) else output * scale
 
 
 def _within(

@@ -163,3 +163,9 @@ def test_the_page_answers_before_lightning_and_the_networks_are_imported():
     slow = {"pytorch_lightning", "torchvision", "transformers", "open_clip", "diffusers", "cldm.cldm"}
     assert not slow & at_once
     assert "pytorch_lightning" in imported_at_once("cldm.cldm", set())
+
+
+@pytest.mark.parametrize("command", ["annotate", "evaluate", "generate", "models", "train", "weights"])
+def test_options_are_read_before_what_takes_seconds_to_import(command):
+    slow = {"pytorch_lightning", "torchmetrics", "torchvision", "transformers", "diffusers", "gradio"}
+    assert not slow & imported_at_once(f"controlnet.commands.{command}", set())

@@ -10,7 +10,7 @@ import pytest
 from tiny_training import write_model
 
 import tutorial_train
-from controlnet.training.run import faults_reported
+from controlnet.training.faults import faults_reported
 from controlnet.training.settings import Settings
 
 

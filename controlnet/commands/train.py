@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from controlnet.files import MODELS, find_file
-from controlnet.training.run import faults_reported, train
+from controlnet.training.faults import faults_reported
 from controlnet.training.settings import Settings
 
 
@@ -16,5 +16,8 @@ def default_settings() -> Settings:
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
     with faults_reported():
-        train(default_settings().from_command_line(arguments, description=__doc__, prog=prog))
+        settings = default_settings().from_command_line(arguments, description=__doc__, prog=prog)
+        from controlnet.training.run import train  # Lightning takes seconds to import
+
+        train(settings)
     return 0

@@ -113,7 +113,8 @@ class Score:
 
     def summary(self) -> dict[str, Any]:
         """The numbers, ready for JSON."""
-        return {"measure": self.measure, "value": round(self.value, 4), **self.details}
+        numbers = {"value": round(self.value, 4), "agreement": round(self.agreement, 4)}
+        return {"measure": self.measure, **numbers, **self.details}
 
 
 class Condition:

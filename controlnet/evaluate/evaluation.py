@@ -30,11 +30,11 @@ from controlnet.generation.request import default_detect_resolution
 from controlnet.generation.samplers import DEFAULT_SAMPLER
 from controlnet.generation.sampling import (
     WHOLE_RUN,
-    control_scales,
     guided_conditions,
     sample_latents,
     to_uint8,
 )
+from controlnet.generation.several_run import control_factors
 from controlnet.generation.words import regional_rows
 from controlnet.pictures import read_picture
 from controlnet.training.data.records import HINT_KINDS, read_hint, read_records
@@ -93,7 +93,7 @@ def detected_hint(condition: Condition, picture: np.ndarray) -> Hint:
 class Sampling:
     """How pictures are made: ``steps`` of a ``sampler``, guidance ``scale`` in ``guidance_interval`` of the
     run, ``batch_size``, and the ``seed`` of the first one's noise; the next one has the next seed, whatever
-    the batches. ``network`` steers instead of the model's own control."""
+    the batches. ``network`` steers instead of the model's own control, in one of ``several.MODES``."""
 
     steps: int = 20
     scale: float = 4.0
@@ -102,6 +102,7 @@ class Sampling:
     network: ControlNet | None = None
     sampler: str = DEFAULT_SAMPLER
     guidance_interval: tuple[float, float] = WHOLE_RUN
+    control_mode: str = "balanced"
 
 
 @dataclass
@@ -162,10 +163,11 @@ def generate(
     """
     hints = np.stack([case.steering for case in cases])
     prompts, negative_prompts = [case.prompt for case in cases], [""] * len(cases)
-    scales = control_scales(strength, len(model.control_scales))
+    outputs = len(model.control_scales)
+    scales, share = control_factors(sampling.control_mode, strength, outputs, sampling.scale)
     height, width = hints.shape[1:3]
     cond, uncond = guided_conditions(
-        model, hints, prompts, negative_prompts, scales, network=sampling.network,
+        model, hints, prompts, negative_prompts, scales, share, sampling.network,
         regional=regional_rows(
             model, [case.class_prompts for case in cases], [case.labels for case in cases],
             (height // 8, width // 8),

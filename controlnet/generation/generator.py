@@ -282,7 +282,7 @@ class Generator:
                     [f"{request.prompt}, {request.a_prompt}"] * count,
                     [request.n_prompt] * count,
                     first.scales,
-                    first.conditional_only,
+                    first.unconditional,
                     first.network,
                     window=first.window,
                     region=first.region,

@@ -42,7 +42,7 @@ class Control:
         picture: what the network sees, uint8 RGB ``[H, W, 3]`` for all samples or ``[N, H, W, 3]`` for each
             its own.
         scales: the factor of each output, see `control_scales`.
-        conditional_only: leave it out of the unconditional half.
+        unconditional: factor of it in the unconditional half of guidance; 0 leaves it out there.
         network: steers instead of the model's own control.
         window: the part of the run in which it acts, as shares of the steps.
         region: where in the picture it acts, uint8 ``[h, w]`` of any size, 255 for all of it.
@@ -50,7 +50,7 @@ class Control:
 
     picture: np.ndarray
     scales: Sequence[float]
-    conditional_only: bool = False
+    unconditional: float = 1.0
     network: ControlNet | None = None
     window: tuple[float, float] = WHOLE_RUN
     region: np.ndarray | None = None
@@ -83,7 +83,7 @@ def guided_conditions(
     prompts: Sequence[str],
     negative_prompts: Sequence[str],
     scales: Sequence[float],
-    guess_mode: bool = False,
+    unconditional: float = 1.0,
     network: ControlNet | None = None,
     *,
     window: tuple[float, float] = WHOLE_RUN,
@@ -96,7 +96,7 @@ def guided_conditions(
 
     Args:
         model: on its device, its text encoder at hand.
-        control, scales, guess_mode, network, window, region: the first control, see `Control`.
+        control, scales, unconditional, network, window, region: the first control, see `Control`.
         prompts, negative_prompts: N texts each.
         further: what steers beside it.
         prompt_syntax: read weights and breaks in the prompts, see ``ldm.modules.encoders.prompt_syntax``.
@@ -111,7 +111,7 @@ def guided_conditions(
             would not see them; ``prompt_syntax`` for a text encoder of somebody's own.
     """
     text, negative = encode_halves(model, prompts, negative_prompts, prompt_syntax)
-    first = Control(control, scales, guess_mode, network, window, region)
+    first = Control(control, scales, unconditional, network, window, region)
     more = window != WHOLE_RUN or region is not None or further or regional is not None
     if more and not knows_joined_conditions(model):
         name = type(model).__name__
@@ -150,10 +150,12 @@ def _halves(control: Control, text: Tensor) -> tuple[dict[str, Any], dict[str, A
         steering[REGION] = torch.nn.functional.interpolate(
             mask[None, None].float() / 255.0, size, mode="area"
         )
-    return (
-        {"c_concat": [hint], **steering},
-        {"c_concat": None if control.conditional_only else [hint], **steering},
-    )
+    halves = {"c_concat": [hint], **steering}, {"c_concat": [hint], **steering}
+    if control.unconditional == 0:
+        halves[1]["c_concat"] = None
+    elif control.unconditional != 1:
+        halves[1]["control_scales"] = [scale * control.unconditional for scale in control.scales]
+    return halves
 
 
 def control_scales(strength: float, count: int, guess_mode: bool = False) -> list[float]:

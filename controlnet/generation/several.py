@@ -30,9 +30,14 @@ MODES = {
     "balanced": "Balanced",
     "prompt": "The prompt is more important",
     "control": "The control is more important",
+    "closer": "Closer to the hint",
 }
 """How a control stands to the prompt. "prompt" weakens it towards the first blocks, as guess mode does;
-"control" does so too, and leaves it out of the unconditional half: it is guess mode."""
+"control" does so too, and leaves it out of the unconditional half: it is guess mode. "closer" guides towards
+the hint as well as towards the prompt, see `HINT_GUIDANCE`."""
+
+HINT_GUIDANCE = 1.5
+"""How much further the mode "closer" goes towards the hint, whatever the scale of guidance."""
 
 MAX_FURTHER = 3
 """Controls beside the first."""

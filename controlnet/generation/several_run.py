@@ -13,7 +13,7 @@ from controlnet.conditions import Condition, Hint, find_condition
 from controlnet.generation.checks import RequestError
 from controlnet.generation.request import Request, default_detect_resolution, definite
 from controlnet.generation.sampling import WHOLE_RUN, Control, control_scales
-from controlnet.generation.several import FurtherControl, said_of
+from controlnet.generation.several import HINT_GUIDANCE, FurtherControl, said_of
 
 if TYPE_CHECKING:
     from cldm.cldm import ControlNet
@@ -132,10 +132,31 @@ def run_controls(
     controls = []
     for control, seen, network in zip((first, *further), pictures, networks, strict=True):
         mode = "control" if request.guess_mode else control.mode
-        scales = control_scales(control.strength, outputs, mode != "balanced")
+        scales, share = control_factors(mode, control.strength, outputs, definite(request.scale))
         window = (control.start, control.end)
-        controls.append(Control(seen, scales, mode == "control", network, window, control.region))
+        controls.append(Control(seen, scales, share, network, window, control.region))
     return controls
+
+
+def control_factors(mode: str, strength: float, outputs: int, scale: float) -> tuple[list[float], float]:
+    """The factors of a control's outputs, and its share in the unconditional half of guidance, in [0, 1].
+
+    With half of the control there, guidance at scale 2 adds half of what the control does once more. The mode
+    "closer" has the share that adds as much at every scale: share + scale (1 - share) = `HINT_GUIDANCE`. At
+    smaller scales than that the control is left out there.
+
+    Args:
+        mode: one of `MODES`.
+        strength: of the control.
+        outputs: how many it has.
+        scale: of guidance.
+    """
+    scales = control_scales(strength, outputs, mode in ("prompt", "control"))
+    if mode == "control":
+        return scales, 0.0
+    if mode == "closer" and scale > 1:
+        return scales, max(0.0, (scale - HINT_GUIDANCE) / (scale - 1))
+    return scales, 1.0
 
 
 def throughout(request: Request) -> dict[str, Any]:

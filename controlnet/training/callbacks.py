@@ -12,6 +12,7 @@ import torch
 
 from controlnet.training.data.loader import BrokenBatch
 from controlnet.training.data.records import DataError
+from controlnet.training.faults import NonFiniteError
 
 
 class SeedEveryBatch(pl.Callback):
@@ -72,10 +73,6 @@ class Throughput(pl.Callback):
             speed = self._samples / max(now - self._since, 1e-9)
             self._since, self._samples = now, 0
             pl_module.log("samples/s", speed, prog_bar=True, rank_zero_only=True)
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or a gradient is NaN or infinite. The weights are still those of the step before."""
 
 
 class NonFiniteGuard(pl.Callback):

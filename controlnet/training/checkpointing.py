@@ -19,19 +19,11 @@ from torch.nn import Parameter
 
 from controlnet.conditions import ConditionError
 from controlnet.training.data.records import DataError
+from controlnet.training.faults import CheckpointError
 from ldm.torch_files import read_torch_file
 from ldm.weights import WeightsError, atomic_write, system_error
 
 logger = logging.getLogger(__name__)
-
-SAVE_KINDS = ("whole", "control-only")
-"""``whole``: the full model, usable as it is. ``control-only``: just the weights that are trained;
-``tool_merge_control.py`` puts them together with their base again, and ``--resume`` takes the base from
-``--base``."""
-
-
-class CheckpointError(OSError):
-    """A checkpoint could not be saved."""
 
 
 class AtomicCheckpointIO(CheckpointIO):

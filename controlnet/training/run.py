@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,35 +17,31 @@ from torch.utils.data import Dataset
 from cldm.cldm import ControlLDM
 from cldm.logger import ImageLogger
 from cldm.model import create_model, load_model
-from controlnet.conditions import ConditionError
 from controlnet.conditions.seg.areas import AreaBalance
-from controlnet.pictures import PictureError
 from controlnet.training.callbacks import (
     EndIfBroken,
-    NonFiniteError,
     NonFiniteGuard,
     SeedEveryBatch,
     Throughput,
 )
-from controlnet.training.checkpointing import AtomicCheckpointIO, CheckpointError, SaveLast, save_best
+from controlnet.training.checkpointing import AtomicCheckpointIO, SaveLast, save_best
 from controlnet.training.data.dataset import ControlDataset
 from controlnet.training.data.loader import ResumableLoader, make_loader
-from controlnet.training.data.records import DataError
 from controlnet.training.ema import TrainedWeightsEMA
+from controlnet.training.faults import SettingsError
 from controlnet.training.latent_cache import CachedDataset
 from controlnet.training.muon import Muon
 from controlnet.training.precision import find_precision
 from controlnet.training.resuming import SettingsOfNow
-from controlnet.training.settings import Settings, SettingsError
+from controlnet.training.settings import Settings
 from controlnet.training.validation import ControlGap
 from controlnet.weights.choice import lora_argument
-from ldm.definitions import DefinitionError, check_sizes, one_line_errors, read_yaml
+from ldm.definitions import check_sizes, one_line_errors, read_yaml
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.ddpm import DDPM, LatentDiffusion
 from ldm.models.diffusion.objective import TrainingObjective
 from ldm.models.trained_module import TrainedModule
 from ldm.util import instantiate_from_config
-from ldm.weights import WeightsError
 
 logger = logging.getLogger(__name__)
 
@@ -290,26 +283,6 @@ def _callbacks(settings: Settings, model: pl.LightningModule) -> list[pl.Callbac
     if settings.val and settings.save_best:
         callbacks.append(save_best(settings.last_checkpoint.parent, settings.save_best))
     return callbacks
-
-
-@contextmanager
-def faults_reported() -> Iterator[None]:
-    """End the program with a message, and no traceback, for errors that its user can correct."""
-    try:
-        yield
-    except (
-        DataError,
-        SettingsError,
-        DefinitionError,
-        PictureError,
-        ConditionError,
-        WeightsError,
-        CheckpointError,
-        NonFiniteError,
-        FileNotFoundError,
-        FileExistsError,
-    ) as error:
-        sys.exit(f"{error}")
 
 
 def train(settings: Settings, *extra_callbacks: pl.Callback) -> pl.Trainer:

@@ -13,21 +13,20 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 
-from controlnet.training.checkpointing import SAVE_KINDS
 from controlnet.training.data.records import HINT_KINDS
 from ldm.definitions import one_line_errors, read_yaml
 
 CHECKPOINTING = ("none", "control", "all")
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "auto")
+SAVE_KINDS = ("whole", "control-only")
+"""``whole``: the full model, usable as it is. ``control-only``: just the weights that are trained;
+``tool_merge_control.py`` puts them together with their base again, and ``--resume`` takes the base from
+``--base``."""
 
 
 def _setting(default: Any, text: str, choices: Sequence[str] = ()) -> Any:
     return field(default=default, metadata={"help": text, "choices": tuple(choices)})
-
-
-class SettingsError(ValueError):
-    """Settings that do not go with the model or with each other; the text says which."""
 
 
 @dataclass

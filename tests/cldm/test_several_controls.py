@@ -14,8 +14,10 @@ from cldm.cldm import ControlLDM, ControlNet
 from cldm.steering import control_outputs
 from controlnet.generation.samplers import SAMPLERS
 from controlnet.generation.sampling import Control, control_scales, guided_conditions, sample_latents
+from controlnet.generation.several import HINT_GUIDANCE
+from controlnet.generation.several_run import control_factors
 from ldm.models.diffusion.ddim import DDIMSampler
-from ldm.models.diffusion.guidance import FURTHER, REGION, WINDOW
+from ldm.models.diffusion.guidance import FURTHER, REGION, WINDOW, guided_output, join_conditions
 from ldm.util import instantiate_from_config
 
 SIZE, STEPS, SCALES = 64, 4, [1.0] * 13
@@ -50,7 +52,7 @@ def latents(
     """Two samples with a seed each."""
     with torch.inference_mode():
         cond, uncond = guided_conditions(
-            model, first.picture, PROMPTS, NEGATIVE, first.scales, first.conditional_only, first.network,
+            model, first.picture, PROMPTS, NEGATIVE, first.scales, first.unconditional, first.network,
             window=first.window, region=first.region, further=further,
         )  # fmt: skip
         generator = [torch.Generator().manual_seed(seed) for seed in (7, 8)]
@@ -85,10 +87,10 @@ def calls(model: ControlLDM, other: ControlNet, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("guess", [False, True], ids=["plain", "guess"])
 def test_what_changes_nothing_changes_no_bit(sampler, guess, model, other):
     """Strength 0 beside it, all of the picture, and all of the steps."""
-    scales = control_scales(0.8, 13, guess)
-    first = Control(picture(1), scales, guess)
+    scales, share = control_scales(0.8, 13, guess), float(not guess)
+    first = Control(picture(1), scales, share)
     alone = latents(model, first, sampler=sampler)
-    spelled = Control(picture(1), scales, guess, window=(0.0, 1.0), region=np.full((8, 8), 255, np.uint8))
+    spelled = Control(picture(1), scales, share, window=(0.0, 1.0), region=np.full((8, 8), 255, np.uint8))
     idle = Control(picture(2), [0.0] * 13, network=other)
     assert torch.equal(latents(model, first, idle, sampler=sampler), alone)
     assert torch.equal(latents(model, spelled, sampler=sampler), alone)
@@ -127,7 +129,7 @@ def test_no_control_computes_where_none_acts(model, other, calls):
 def test_the_order_of_two_does_not_matter(sampler, model, other):
     controls = (
         Control(picture(1), [0.7] * 13, window=(0.0, 0.5), region=np.tile(np.uint8([0, 255]), (4, 1))),
-        Control(picture(2), control_scales(0.6, 13, True), True, network=other),
+        Control(picture(2), control_scales(0.6, 13, True), 0.0, network=other),
     )
     one_way = latents(model, *controls, sampler=sampler)
     assert torch.equal(latents(model, *reversed(controls), sampler=sampler), one_way)
@@ -164,11 +166,11 @@ def test_twice_the_same_is_twice_the_strength(model, plain):
     assert not torch.equal(latents(model, half), plain)
 
 
-@pytest.mark.parametrize("guesses", [(False, False), (True, False), (False, True), (True, True)])
-def test_shared_halves_give_what_separate_ones_give(guesses, model, other, monkeypatch):
+@pytest.mark.parametrize("shares", list(itertools.product((1.0, 0.6, 0.0), repeat=2)))
+def test_shared_halves_give_what_separate_ones_give(shares, model, other, monkeypatch):
     controls = [
-        Control(picture(seed), SCALES, guess, network)
-        for seed, guess, network in zip((1, 2), guesses, (None, other), strict=True)
+        Control(picture(seed), SCALES, share, network)
+        for seed, share, network in zip((1, 2), shares, (None, other), strict=True)
     ]
     shared = latents(model, *controls)
     monkeypatch.setattr("cldm.steering.is_plain", lambda network: network is other)
@@ -197,7 +199,7 @@ def test_a_sample_depends_on_its_seed_alone(model, other):
     def controls(rows: slice) -> list[Control]:
         return [
             Control(pictures[rows], SCALES, window=(0.0, 0.5)),
-            Control(pictures[rows][:, ::-1], SCALES, True, other, region=region),
+            Control(pictures[rows][:, ::-1], SCALES, 0.0, other, region=region),
         ]
 
     both = latents(model, *controls(slice(0, 2)))
@@ -268,3 +270,47 @@ def test_image_to_image_counts_the_steps_that_it_takes(model, calls):
         assert calls["asked"] == ["own"] * 2
         sampler.encode(noise, cond, 4, verbose=False, **guidance)
         assert calls["asked"] == ["own"] * 4
+
+
+# Closer to the hint -----------------------------------------------------------------------------------------
+
+
+class Says:
+    """A model whose output is the factor of its control."""
+
+    @staticmethod
+    def apply_model(x: torch.Tensor, t: torch.Tensor, cond: dict[str, Any]) -> torch.Tensor:
+        return torch.full_like(x, cond["control_scales"][0])
+
+
+@pytest.mark.parametrize("scale", [1.5, 2.0, 3.0, 9.0, 30.0])
+def test_the_mode_closer_adds_as_much_at_every_scale_of_guidance(scale, model):
+    x, t = torch.zeros(1, 4, 8, 8), torch.zeros(1, dtype=torch.long)
+    for mode, expected in (("balanced", 0.8), ("closer", 0.8 * HINT_GUIDANCE)):
+        scales, share = control_factors(mode, 0.8, 13, scale)
+        assert 0 < share <= 1 or scale == HINT_GUIDANCE
+        cond, uncond = guided_conditions(model, picture(1), ["a"], [""], scales, share)
+        uncond = uncond if share else {**uncond, "control_scales": [0.0] * 13}
+        found = guided_output(Says(), x, t, cond, uncond, scale)
+        torch.testing.assert_close(found, torch.full_like(x, expected))
+
+
+def test_closer_is_balanced_without_guidance_and_leaves_the_hint_out_below_its_own():
+    assert control_factors("closer", 0.5, 2, 1.0) == control_factors("balanced", 0.5, 2, 1.0)
+    assert control_factors("closer", 0.5, 2, 1.2) == ([0.5, 0.5], 0.0)
+
+
+def test_scales_of_one_half_stay_there(model):
+    """Both halves in one batch, whose first has the control at full strength and whose second at a third."""
+    scales = control_scales(0.9, 13)
+    cond, uncond = guided_conditions(model, picture(1), PROMPTS, NEGATIVE, scales, 1 / 3)
+    joined = join_conditions(cond, uncond)
+    assert [scale.flatten().tolist() for scale in joined["control_scales"]] == [
+        pytest.approx([0.9, 0.9, 0.3, 0.3])
+    ] * 13
+    x, t = torch.randn(2, 4, 8, 8), torch.full((2,), 500)
+    with torch.inference_mode():
+        both = model.apply_model(torch.cat([x, x]), torch.cat([t, t]), joined)
+        halves = [model.apply_model(x, t, half) for half in (cond, uncond)]
+    assert relative_error(both, torch.cat(halves)) <= 1e-5
+    assert relative_error(halves[1], model.apply_model(x, t, {**uncond, "control_scales": scales})) > 1e-3

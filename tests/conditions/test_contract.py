@@ -98,7 +98,8 @@ def test_a_picture_keeps_to_its_own_hint(condition: Condition, picture: np.ndarr
         assert score is None
     elif score is not None:
         assert isinstance(score, Score) and score.agreement == pytest.approx(1, abs=1e-3)
-        assert score.summary()["measure"] == score.measure
+        summary = score.summary()
+        assert summary["measure"] == score.measure and 0 <= summary["agreement"] <= 1
         assert score.departs is None or not score.departs.any()
 
 

@@ -19,8 +19,9 @@ import tutorial_train
 from controlnet.training.data.dataset import ControlDataset
 from controlnet.training.data.loader import make_loader
 from controlnet.training.data.records import DataError
+from controlnet.training.faults import faults_reported
 from controlnet.training.make_fill50k import make_fill50k
-from controlnet.training.run import faults_reported, train
+from controlnet.training.run import train
 from controlnet.training.settings import Settings
 from ldm.weights import WeightsError
 

@@ -22,6 +22,7 @@ from annotator.ade20k import CLASSES
 from annotator.uniformer import UniformerDetector
 from cldm.model import create_model, load_control, load_model
 from controlnet.commands import evaluate as tool_evaluate
+from controlnet.commands.measuring import find_cases
 from controlnet.evaluate import evaluation as evaluation
 from controlnet.evaluate import per_class
 from controlnet.evaluate.evaluation import (
@@ -143,10 +144,10 @@ def test_a_folder_needs_no_drawn_world(tmp_path, monkeypatch):
     options = argparse.Namespace(
         folder=tmp_path, count=1, hint_kind="color-map", model="sd15", detector_only=False, seed=None
     )
-    cases, source = tool_evaluate.find_cases(options, 64)
+    cases, source = find_cases(options, 64)
     assert source == {"folder": str(tmp_path)} and [case.judge for case in cases] == [None]
     with pytest.raises(ImportError):
-        tool_evaluate.find_cases(argparse.Namespace(**vars(options) | {"folder": None}), 64)
+        find_cases(argparse.Namespace(**vars(options) | {"folder": None}), 64)
 
 
 def test_judges_are_the_callers(monkeypatch, tiny_model):
@@ -199,6 +200,8 @@ def test_a_picture_does_not_depend_on_its_batch(tiny_model):
     assert together.shape == (2, 64, 64, 3)
     assert np.abs(together[1].astype(int) - alone[0]).max() <= 1
     assert np.abs(together[0].astype(int) - together[1]).mean() > 1
+    closer = generate(tiny_model, cases, [7, 8], replace(sampling, control_mode="closer"))
+    assert not np.array_equal(closer, together)
 
 
 def test_normalized_latents_have_variance_one_and_decode_as_before():
@@ -408,8 +411,11 @@ def test_the_tool_measures_and_shows_any_model(made, tmp_path, capsys):
     assert scores["seed"] == HELD_OUT_SEED
     assert "control_miou" in capsys.readouterr().out
     assert (tmp_path / "new" / "g.png").stat().st_size > 1000
-    assert tool_evaluate.main([*arguments, "--condition", "all", "--count", "1"]) == 0
-    table = json.loads((tmp_path / "new" / "s.json").read_text())["conditions"]
+    more = ["--condition", "all", "--count", "1", "--control-mode", "closer"]
+    assert tool_evaluate.main([*arguments, *more]) == 0
+    scores = json.loads((tmp_path / "new" / "s.json").read_text())
+    table = scores["conditions"]
+    assert scores["control_mode"] == "closer"
     assert list(table) == list(SHARES) and table["seg"]["of_seg"] == 1
     assert all(0 <= row["control_miou"] <= 1 for row in table.values())
     printed = capsys.readouterr().out

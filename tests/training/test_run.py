@@ -18,10 +18,8 @@ from weight_samples import lora_factors
 
 from cldm.convert_files import merge_control_to_file
 from cldm.model import create_model
-from controlnet.training.callbacks import NonFiniteError
-from controlnet.training.checkpointing import CheckpointError
+from controlnet.training.faults import CheckpointError, NonFiniteError, SettingsError
 from controlnet.training.run import TrainingData, make_model, set_checkpointing, train
-from controlnet.training.settings import SettingsError
 from ldm.weights import WeightsError, read_state_dict, save_state_dict
 
 

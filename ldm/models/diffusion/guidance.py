@@ -26,7 +26,7 @@ REGION = "control_region"
 """Key of a condition whose hint acts in a part of the picture: weights in [0, 1], ``[1, 1, h, w]`` in latent
 pixels."""
 
-_OF_BOTH_HALVES = ("control_scales", "control_model", WINDOW, REGION)
+_OF_BOTH_HALVES = ("control_model", WINDOW, REGION)
 
 ApplyModel = TypeVar("ApplyModel", bound=Callable[..., torch.Tensor])
 
@@ -96,7 +96,7 @@ def join_conditions(cond: Any, uncond: Any) -> Any:
     together.
 
     Where only ``cond`` has a hint (guess mode), the joined hint keeps B rows, which steer the first half
-    alone.
+    alone. Where a control is weaker in one half, each of its scales becomes ``[2B, 1, 1, 1]``.
     """
     if torch.is_tensor(cond):
         return torch.cat([cond, uncond]) if torch.is_tensor(uncond) and cond.shape == uncond.shape else None
@@ -116,6 +116,8 @@ def join_conditions(cond: Any, uncond: Any) -> Any:
             joined[SHARED_HALVES] = bool(value and other and _have_one_hint(cond, uncond))
         elif key == TEXT_MEMORY:
             continue
+        elif key == "control_scales":
+            joined[key] = _joined_scales(cond, uncond)
         elif (
             key in _OF_BOTH_HALVES
             or value is None
@@ -129,6 +131,22 @@ def join_conditions(cond: Any, uncond: Any) -> Any:
     if all(TEXT_MEMORY in c and c[TEXT_MEMORY].is_of(c["c_crossattn"]) for c in (cond, uncond)):
         joined[TEXT_MEMORY] = cond[TEXT_MEMORY].joined(uncond[TEXT_MEMORY], joined["c_crossattn"])
     return joined
+
+
+def _joined_scales(cond: Mapping[str, Any], uncond: Mapping[str, Any]) -> Any:
+    """The scales of a control in both halves: those of ``cond``, unless ``uncond`` has other numbers for its
+    own hint."""
+    scales, others = cond["control_scales"], uncond.get("control_scales")
+    steers_both = cond.get("c_concat") is not None and uncond.get("c_concat") is not None
+    if not (steers_both and _are_numbers(scales) and _are_numbers(others)) or list(scales) == list(others):
+        return scales
+    hint = cond["c_concat"][0]
+    rows = [hint.new_tensor(pair).repeat_interleave(len(hint)) for pair in zip(scales, others, strict=True)]
+    return [scale[:, None, None, None] for scale in rows]
+
+
+def _are_numbers(scales: Any) -> bool:
+    return isinstance(scales, list | tuple) and all(isinstance(scale, int | float) for scale in scales)
 
 
 def _have_one_hint(cond: Mapping[str, Any], uncond: Mapping[str, Any]) -> bool:
