@@ -116,7 +116,7 @@ class Predictor(BasePredictor):
             description="Share of the steps until which the control acts", default=1.0, ge=0.0, le=1.0
         ),
         control_mode: str = Input(
-            description="What is more important, if not both alike", choices=list(MODES), default="balanced"
+            description="How the control stands to the prompt", choices=list(MODES), default="balanced"
         ),
         region: Optional[Path] = Input(
             description="A picture that is white where the control acts", default=None
@@ -133,7 +133,7 @@ class Predictor(BasePredictor):
         further_start: float = Input(description="Its first share of the steps", default=0.0, ge=0.0, le=1.0),
         further_end: float = Input(description="Its last share of the steps", default=1.0, ge=0.0, le=1.0),
         further_mode: str = Input(
-            description="What is more important with it", choices=list(MODES), default="balanced"
+            description="How it stands to the prompt", choices=list(MODES), default="balanced"
         ),
         further_region: Optional[Path] = Input(
             description="A picture that is white where it acts", default=None

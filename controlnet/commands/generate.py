@@ -94,7 +94,7 @@ HELP = {
     "guidance_end": "share of the steps after which there is none",
     "control_start": "share of the steps before which the control does not act",
     "control_end": "share of the steps after which it does not",
-    "control_mode": "whether prompt or control is more important",
+    "control_mode": "how the control stands to the prompt",
     "class_prompts": 'prompts for classes of the map: "house: red brick; sky: a storm"',
     "prompt_syntax": "read (word:1.3), [word] and BREAK in prompts, and take them at any length",
     "denoise": "share of the steps that is taken from the picture it begins from; 0 gives that back",

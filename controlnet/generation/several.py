@@ -39,6 +39,9 @@ the hint as well as towards the prompt, see `HINT_GUIDANCE`."""
 HINT_GUIDANCE = 1.5
 """How much further the mode "closer" goes towards the hint, whatever the scale of guidance."""
 
+_GUESSING = ("balanced", "control")
+"""The modes that guess mode may take the place of: what nobody chose, and itself."""
+
 MAX_FURTHER = 3
 """Controls beside the first."""
 
@@ -91,8 +94,10 @@ def checked_several(request: Request) -> dict[str, Any]:
     _check_mode("control_mode", request.control_mode)
     if request.region is not None:
         _check_region(request.region)
-    if request.guess_mode and request.control_mode == "prompt":
-        raise RequestError("guess_mode is control_mode control, and the request says prompt: choose one.")
+    if request.guess_mode and request.control_mode not in _GUESSING:
+        raise RequestError(
+            f"guess_mode is control_mode control, and the request says {request.control_mode}: choose one."
+        )
     further = request.further
     if not isinstance(further, list | tuple) or not all(isinstance(each, FurtherControl) for each in further):
         raise RequestError(f"further must be a list of FurtherControl, got {short_repr(further)}.")
@@ -114,8 +119,10 @@ def _checked(request: Request, index: int, control: FurtherControl) -> FurtherCo
             **_check_window("", control.start, control.end),
         }
         _check_mode("mode", control.mode)
-        if request.guess_mode and control.mode == "prompt":
-            raise RequestError("its mode is prompt, and guess_mode is mode control for all: choose one.")
+        if request.guess_mode and control.mode not in _GUESSING:
+            raise RequestError(
+                f"its mode is {control.mode}, and guess_mode is mode control for all: choose one."
+            )
         if control.region is not None:
             _check_region(control.region)
         if control.hint is not None:

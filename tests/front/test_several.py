@@ -82,8 +82,8 @@ def test_each_setting_of_a_further_control_reaches_the_picture(generator):
     seen += [
         picture(generator, FurtherControl("canny", **changes))
         for changes in (
-            {"strength": 0.5}, {"start": 0.5}, {"end": 0.5}, {"mode": "prompt"}, {"region": LEFT},
-            {"input_image": upside_down}, {"hint": np.eye(64, dtype=np.uint8) * 255},
+            {"strength": 0.5}, {"start": 0.5}, {"end": 0.5}, {"mode": "prompt"}, {"mode": "closer"},
+            {"region": LEFT}, {"input_image": upside_down}, {"hint": np.eye(64, dtype=np.uint8) * 255},
             {"hint": EDGES}, {"input_image": faint, "options": {"low_threshold": 1, "high_threshold": 1}},
         )
     ]  # fmt: skip
@@ -150,14 +150,16 @@ def test_a_saved_picture_is_made_again_from_itself(generator, tmp_path):
         ({"further": [FurtherControl("seg", start=float("nan"))]}, "start must be from 0 to 1, got nan"),
         ({"further": [FurtherControl("seg", end="1")]}, "end must be a number, got '1'"),
         ({"further": [FurtherControl("seg", start=0.5, end=0.5)]}, "start 0.5 is not below end 0.5"),
-        ({"further": [FurtherControl("seg", mode="both")]}, "mode must be one of balanced, prompt, control"),
+        ({"further": [FurtherControl("seg", mode="both")]}, "one of balanced, prompt, control, closer"),
         ({"further": [FurtherControl("seg", mode=[])]}, "mode must be one of"),
         ({"further": [FurtherControl("seg", options={"a": 1})]}, "seg has no option 'a'"),
         ({"further": [FurtherControl("seg", options=3)]}, "options must be an object of numbers, got 3"),
         ({"further": [FurtherControl("seg", hint=draw())]}, "A hint of seg must be uint8"),
         ({"further": [FurtherControl("canny", region=draw())]}, "region must be a uint8 array"),
         ({"further": [FurtherControl("seg", mode="prompt")], "guess_mode": True}, "is mode control for all"),
+        ({"further": [FurtherControl("seg", mode="closer")], "guess_mode": True}, "its mode is closer"),
         ({"control_mode": "prompt", "guess_mode": True}, "guess_mode is control_mode control"),
+        ({"control_mode": "closer", "guess_mode": True}, "the request says closer"),
         ({"control_start": 0.6, "control_end": 0.4}, "control_start 0.6 is not below control_end 0.4"),
         ({"control_start": -1}, "control_start must be from 0 to 1, got -1"),
         ({"region": np.zeros((8, 8), np.uint8)}, "region is black throughout"),
