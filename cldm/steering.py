@@ -146,7 +146,7 @@ def steering(
 
 def _scaled(output: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
     """An output times its factor; with a factor for each row, what both halves share is repeated first."""
-    return rows_like(output, scale) * scale if torch.is_tensor(scale) else output * scale
+    return rows_like(output, scale) * scale.to(output.dtype) if torch.is_tensor(scale) else output * scale
 
 
 def _within(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from golden_data import fill_by_recipe, load_golden, relative_error, tiny_config
 
 from cldm.cldm import ControlLDM, ControlNet
-from cldm.steering import control_outputs
+from cldm.steering import control_outputs, steering
 from controlnet.generation.samplers import SAMPLERS
 from controlnet.generation.sampling import Control, control_scales, guided_conditions, sample_latents
 from controlnet.generation.several import HINT_GUIDANCE
@@ -305,12 +306,23 @@ def test_scales_of_one_half_stay_there(model):
     scales = control_scales(0.9, 13)
     cond, uncond = guided_conditions(model, picture(1), PROMPTS, NEGATIVE, scales, 1 / 3)
     joined = join_conditions(cond, uncond)
-    assert [scale.flatten().tolist() for scale in joined["control_scales"]] == [
-        pytest.approx([0.9, 0.9, 0.3, 0.3])
-    ] * 13
+    wanted = [pytest.approx([0.9, 0.9, 0.3, 0.3])] * 13
+    assert [scale.flatten().tolist() for scale in joined["control_scales"]] == wanted
+    longer = join_conditions(cond, {**uncond, "control_scales": [0.3] * 14})  # scripts have more
+    assert len(longer["control_scales"]) == 13
     x, t = torch.randn(2, 4, 8, 8), torch.full((2,), 500)
     with torch.inference_mode():
         both = model.apply_model(torch.cat([x, x]), torch.cat([t, t]), joined)
         halves = [model.apply_model(x, t, half) for half in (cond, uncond)]
+        stronger = model.apply_model(x, t, {**uncond, "control_scales": scales})
     assert relative_error(both, torch.cat(halves)) <= 1e-5
-    assert relative_error(halves[1], model.apply_model(x, t, {**uncond, "control_scales": scales})) > 1e-3
+    assert relative_error(halves[1], stronger) > 1e-3
+
+
+def test_a_factor_for_each_row_leaves_the_type_of_an_output(other):
+    """A half-precision network whose condition is float32."""
+    cond = {"c_concat": [torch.rand(2, 3, 64, 64)], "control_scales": [torch.ones(2, 1, 1, 1)] * 13}
+    network = copy.deepcopy(other).to(torch.bfloat16)
+    context = torch.randn(2, 77, 32)
+    outputs = steering(network, torch.randn(2, 4, 8, 8), torch.tensor([5, 5]), context, cond, SCALES)
+    assert {output.dtype for output in outputs} == {torch.bfloat16}

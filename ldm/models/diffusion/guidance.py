@@ -141,7 +141,7 @@ def _joined_scales(cond: Mapping[str, Any], uncond: Mapping[str, Any]) -> Any:
     if not (steers_both and _are_numbers(scales) and _are_numbers(others)) or list(scales) == list(others):
         return scales
     hint = cond["c_concat"][0]
-    rows = [hint.new_tensor(pair).repeat_interleave(len(hint)) for pair in zip(scales, others, strict=True)]
+    rows = [hint.new_tensor(pair).repeat_interleave(len(hint)) for pair in zip(scales, others, strict=False)]
     return [scale[:, None, None, None] for scale in rows]
 
 
