@@ -154,6 +154,12 @@ def test_the_judge_is_not_content_with_any_picture(scenes):
         judge(scenes[0].picture, scenes[1].labels[:100])
 
 
+def test_the_judge_says_nothing_of_the_colour_of_what_is_black(scenes):
+    scene = next(scene for scene in scenes if scene.attributes.get("house"))
+    with np.errstate(all="raise"):  # black has no colour to divide by
+        assert judge(np.zeros_like(scene.picture), scene.labels)["house"] is None
+
+
 def test_prompts_say_only_what_is_there_and_vary(scenes):
     for scene in scenes:
         for name, value in named_in(scene.prompt).items():

@@ -117,11 +117,10 @@ def _walls(region: np.ndarray) -> np.ndarray:
 
 
 def _paint(pixels: np.ndarray, paints: dict[str, Colour]) -> str | None:
-    brightness = pixels.max(1, keepdims=True)
-    pixels = (pixels / brightness)[brightness[:, 0] > 70]
+    pixels = pixels[pixels.max(1) > 70]
     if not len(pixels):
         return None
-    hue = _hue(pixels)
+    hue = _hue(pixels / pixels.max(1, keepdims=True))
     strength = np.linalg.norm(hue, axis=1)
     coloured = strength > _COLOURED
     if coloured.mean() < _COLOURED_SHARE:
