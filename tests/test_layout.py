@@ -165,7 +165,10 @@ def test_the_page_answers_before_lightning_and_the_networks_are_imported():
     assert "pytorch_lightning" in imported_at_once("cldm.cldm", set())
 
 
-@pytest.mark.parametrize("command", ["annotate", "evaluate", "generate", "models", "train", "weights"])
-def test_options_are_read_before_what_takes_seconds_to_import(command):
+COMMANDS = ("annotate", "evaluate", "generate", "models", "train", "weights")
+
+
+@pytest.mark.parametrize("module", ["tutorial_train", *(f"controlnet.commands.{name}" for name in COMMANDS)])
+def test_options_are_read_before_what_takes_seconds_to_import(module):
     slow = {"pytorch_lightning", "torchmetrics", "torchvision", "transformers", "diffusers", "gradio"}
-    assert not slow & imported_at_once(f"controlnet.commands.{command}", set())
+    assert not slow & imported_at_once(module, set())

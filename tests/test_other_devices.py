@@ -53,7 +53,8 @@ def model(request, monkeypatch) -> ControlLDM:
 def conditions(model: ControlLDM, guess_mode: bool = False) -> tuple[dict, dict]:
     scales = control_scales(1.0, 13, guess_mode)
     picture = np.zeros((64, 64, 3), np.uint8)
-    return guided_conditions(model, picture, ["a", "b"], ["", ""], scales, float(not guess_mode))
+    share = float(not guess_mode)
+    return guided_conditions(model, picture, ["a", "b"], ["", ""], scales, unconditional=share)
 
 
 @pytest.mark.parametrize("guess_mode", [False, True])

@@ -26,6 +26,12 @@ def test_the_constants_are_the_originals() -> None:
     )
 
 
+def test_a_copy_of_the_tutorial_of_before_has_its_imports() -> None:
+    from controlnet.training.run import TrainingData, faults_reported, make_model, make_trainer
+
+    assert all(map(callable, (TrainingData, faults_reported, make_model, make_trainer)))
+
+
 def test_the_command_line_overrules_yaml_and_that_the_script(tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text("batch_size: 8\nlearning_rate: 2.0e-5\nbase: null\nval: held_out\n")

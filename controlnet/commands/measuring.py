@@ -71,13 +71,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         picture = sheet(model, with_hints(cases, generator.condition(first)), report.generated, sampling)
         Image.fromarray(picture).save(options.grid)
     about = {"model": files.name, "condition": options.condition, "count": len(cases), **source}
-    about |= {"sampler": options.sampler, "steps": options.steps, "scale": scale}
+    return about | how(sampling) | {"precision": generator.precision} | report.scores
+
+
+def how(sampling: Sampling) -> dict[str, Any]:
+    """How pictures were made, ready for JSON: what is usual is left out."""
+    said: dict[str, Any] = {"sampler": sampling.sampler, "steps": sampling.steps, "scale": sampling.scale}
     if sampling.guidance_interval != WHOLE_RUN:
-        about["guidance_interval"] = list(sampling.guidance_interval)
+        said["guidance_interval"] = list(sampling.guidance_interval)
     if sampling.control_mode != "balanced":
-        about["control_mode"] = sampling.control_mode
-    about["precision"] = generator.precision
-    return about | report.scores
+        said["control_mode"] = sampling.control_mode
+    return said
 
 
 def second_detector(options: argparse.Namespace, device: torch.device) -> SegmentationDetector | None:
@@ -98,8 +102,8 @@ def per_class(options: argparse.Namespace, generator: Generator, sampling: Sampl
     report = compare_ways(generator.model, ways, sampling, keep=8 if options.grid else 0)
     if options.grid:
         Image.fromarray(stack([[row] for row in report.generated.values()])).save(options.grid)
-    about = {"model": generator.name, "count": options.count, "seed": seed, "sampler": options.sampler}
-    return about | {"steps": options.steps, "scale": sampling.scale} | report.scores
+    about = {"model": generator.name, "count": options.count, "seed": seed}
+    return about | how(sampling) | report.scores
 
 
 def compare_conditions(

@@ -167,7 +167,7 @@ def generate(
     scales, share = control_factors(sampling.control_mode, strength, outputs, sampling.scale)
     height, width = hints.shape[1:3]
     cond, uncond = guided_conditions(
-        model, hints, prompts, negative_prompts, scales, share, sampling.network,
+        model, hints, prompts, negative_prompts, scales, sampling.network, unconditional=share,
         regional=regional_rows(
             model, [case.class_prompts for case in cases], [case.labels for case in cases],
             (height // 8, width // 8),

@@ -83,9 +83,9 @@ def guided_conditions(
     prompts: Sequence[str],
     negative_prompts: Sequence[str],
     scales: Sequence[float],
-    unconditional: float = 1.0,
     network: ControlNet | None = None,
     *,
+    unconditional: float = 1.0,
     window: tuple[float, float] = WHOLE_RUN,
     region: np.ndarray | None = None,
     further: Sequence[Control] = (),
@@ -96,7 +96,7 @@ def guided_conditions(
 
     Args:
         model: on its device, its text encoder at hand.
-        control, scales, unconditional, network, window, region: the first control, see `Control`.
+        control, scales, network, unconditional, window, region: the first control, see `Control`.
         prompts, negative_prompts: N texts each.
         further: what steers beside it.
         prompt_syntax: read weights and breaks in the prompts, see ``ldm.modules.encoders.prompt_syntax``.

@@ -37,7 +37,7 @@ MODES = {
 the hint as well as towards the prompt, see `HINT_GUIDANCE`."""
 
 HINT_GUIDANCE = 1.5
-"""How much further the mode "closer" goes towards the hint, whatever the scale of guidance."""
+"""How often what a control does counts in the mode "closer", at any scale of guidance: 1 is as it is."""
 
 _GUESSING = ("balanced", "control")
 """The modes that guess mode may take the place of: what nobody chose, and itself."""

@@ -28,7 +28,7 @@ from controlnet.training.checkpointing import AtomicCheckpointIO, SaveLast, save
 from controlnet.training.data.dataset import ControlDataset
 from controlnet.training.data.loader import ResumableLoader, make_loader
 from controlnet.training.ema import TrainedWeightsEMA
-from controlnet.training.faults import SettingsError
+from controlnet.training.faults import SettingsError, faults_reported
 from controlnet.training.latent_cache import CachedDataset
 from controlnet.training.muon import Muon
 from controlnet.training.precision import find_precision
@@ -42,6 +42,9 @@ from ldm.models.diffusion.ddpm import DDPM, LatentDiffusion
 from ldm.models.diffusion.objective import TrainingObjective
 from ldm.models.trained_module import TrainedModule
 from ldm.util import instantiate_from_config
+
+__all__ = ["TrainingData", "faults_reported", "make_model", "make_trainer", "train"]
+"""What scripts import from here; copies of the tutorial have all of it from this module."""
 
 logger = logging.getLogger(__name__)
 

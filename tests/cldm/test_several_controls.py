@@ -53,8 +53,8 @@ def latents(
     """Two samples with a seed each."""
     with torch.inference_mode():
         cond, uncond = guided_conditions(
-            model, first.picture, PROMPTS, NEGATIVE, first.scales, first.unconditional, first.network,
-            window=first.window, region=first.region, further=further,
+            model, first.picture, PROMPTS, NEGATIVE, first.scales, first.network,
+            unconditional=first.unconditional, window=first.window, region=first.region, further=further,
         )  # fmt: skip
         generator = [torch.Generator().manual_seed(seed) for seed in (7, 8)]
         options = {"scale": 5.0, "generator": generator, **more}
@@ -290,7 +290,7 @@ def test_the_mode_closer_adds_as_much_at_every_scale_of_guidance(scale, model):
     for mode, expected in (("balanced", 0.8), ("closer", 0.8 * HINT_GUIDANCE)):
         scales, share = control_factors(mode, 0.8, 13, scale)
         assert 0 < share <= 1 or scale == HINT_GUIDANCE
-        cond, uncond = guided_conditions(model, picture(1), ["a"], [""], scales, share)
+        cond, uncond = guided_conditions(model, picture(1), ["a"], [""], scales, unconditional=share)
         uncond = uncond if share else {**uncond, "control_scales": [0.0] * 13}
         found = guided_output(Says(), x, t, cond, uncond, scale)
         torch.testing.assert_close(found, torch.full_like(x, expected))
@@ -304,7 +304,7 @@ def test_closer_is_balanced_without_guidance_and_leaves_the_hint_out_below_its_o
 def test_scales_of_one_half_stay_there(model):
     """Both halves in one batch, whose first has the control at full strength and whose second at a third."""
     scales = control_scales(0.9, 13)
-    cond, uncond = guided_conditions(model, picture(1), PROMPTS, NEGATIVE, scales, 1 / 3)
+    cond, uncond = guided_conditions(model, picture(1), PROMPTS, NEGATIVE, scales, unconditional=1 / 3)
     joined = join_conditions(cond, uncond)
     wanted = [pytest.approx([0.9, 0.9, 0.3, 0.3])] * 13
     assert [scale.flatten().tolist() for scale in joined["control_scales"]] == wanted

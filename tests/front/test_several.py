@@ -150,7 +150,7 @@ def test_a_saved_picture_is_made_again_from_itself(generator, tmp_path):
         ({"further": [FurtherControl("seg", start=float("nan"))]}, "start must be from 0 to 1, got nan"),
         ({"further": [FurtherControl("seg", end="1")]}, "end must be a number, got '1'"),
         ({"further": [FurtherControl("seg", start=0.5, end=0.5)]}, "start 0.5 is not below end 0.5"),
-        ({"further": [FurtherControl("seg", mode="both")]}, "one of balanced, prompt, control, closer"),
+        ({"further": [FurtherControl("seg", mode="both")]}, "mode must be one of balanced, prompt, control"),
         ({"further": [FurtherControl("seg", mode=[])]}, "mode must be one of"),
         ({"further": [FurtherControl("seg", options={"a": 1})]}, "seg has no option 'a'"),
         ({"further": [FurtherControl("seg", options=3)]}, "options must be an object of numbers, got 3"),

@@ -125,7 +125,9 @@ def test_beside_several_controls(generator):
 
     def latents(**given) -> torch.Tensor:
         scales = control_scales(1.0, 13)
-        cond, uncond = guided_conditions(model, picture, ["a"], [""], scales, 0.0, further=[more], **given)
+        cond, uncond = guided_conditions(
+            model, picture, ["a"], [""], scales, unconditional=0.0, further=[more], **given
+        )
         noise = torch.Generator().manual_seed(1)
         return sample_latents(model, cond, uncond, steps=2, scale=5.0, generator=noise)
 

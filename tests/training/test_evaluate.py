@@ -23,7 +23,7 @@ from annotator.ade20k import CLASSES
 from annotator.uniformer import UniformerDetector
 from cldm.model import create_model, load_control, load_model
 from controlnet.commands import evaluate as tool_evaluate
-from controlnet.commands.measuring import find_cases
+from controlnet.commands.measuring import find_cases, how
 from controlnet.evaluate import evaluation as evaluation
 from controlnet.evaluate import per_class
 from controlnet.evaluate.evaluation import (
@@ -150,6 +150,13 @@ def test_a_folder_needs_no_drawn_world(tmp_path, monkeypatch):
     assert source == {"folder": str(tmp_path)} and [case.judge for case in cases] == [None]
     with pytest.raises(ImportError):
         find_cases(argparse.Namespace(**vars(options) | {"folder": None}), 64)
+
+
+def test_a_report_says_how_its_pictures_were_made():
+    usual = {"sampler": "ddim", "steps": 20, "scale": 4.0}
+    assert how(Sampling()) == usual
+    more = {"guidance_interval": [0.2, 0.8], "control_mode": "closer"}
+    assert how(Sampling(guidance_interval=(0.2, 0.8), control_mode="closer")) == usual | more
 
 
 def test_judges_are_the_callers(monkeypatch, tiny_model):
